@@ -79,7 +79,7 @@ def measure_search(count: int, strength: float) -> None:
     script = f"""
 import resource, time
 import numpy as np
-from pneumoscope.auditing.duplicates import MANY
+from pneumoscope.auditing.duplicates import MOST_SEARCHED
 from pneumoscope.datasets.duplicates import find_near_duplicates
 from pneumoscope.datasets.phantoms import draw_phantom
 from pneumoscope.images.hash import hash_pixels
@@ -91,10 +91,10 @@ for row in hashes:
     row[:] = base + np.float32({strength}) * np.kron(rng.standard_normal((12, 12)), np.ones((4, 4)))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 start, busy = time.perf_counter(), time.process_time()
-find_near_duplicates(hashes, crops={count} <= MANY)
+find_near_duplicates(hashes, crops={count} <= MOST_SEARCHED)
 seconds, busy = time.perf_counter() - start, time.process_time() - busy
 after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-how = "with" if {count} <= MANY else "without"
+how = "with" if {count} <= MOST_SEARCHED else "without"
 memory = (after - before) / 1024
 print(f"| search {{how}} crops | {count:,} | {strength} | {{seconds:.0f}} | {{busy:.0f}} | {{memory:,.0f}} more |")
 """

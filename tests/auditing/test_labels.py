@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pneumoscope.auditing.intake import FIELDS, Images
+from pneumoscope.auditing.intake import Images
 from pneumoscope.auditing.labels import find_label_errors, suspect_labels
+from pneumoscope.auditing.measurements import FIELDS
 from pneumoscope.datasets.samples import Sample
 
 N = 600

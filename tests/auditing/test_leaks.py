@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from pneumoscope.auditing import duplicates
 from pneumoscope.auditing.audit import find_faults
-from pneumoscope.auditing.duplicates import find_crowded, find_duplicates, find_shared, group_similar
+from pneumoscope.auditing.duplicates import (
+    find_crowded,
+    find_duplicates,
+    find_shared,
+    find_unsearched,
+    group_similar,
+)
 from pneumoscope.auditing.findings import Finding
-from pneumoscope.auditing.intake import FIELDS, Images
+from pneumoscope.auditing.intake import Images
+from pneumoscope.auditing.measurements import FIELDS
 from pneumoscope.datasets.phantoms import draw_phantom
 from pneumoscope.datasets.samples import Sample
 from pneumoscope.images.dicom import Tags
@@ -66,8 +76,6 @@ def test_patients_of_the_test_split_are_worse_than_those_of_train_and_val() -> N
 
 
 def test_a_study_tells_where_the_patient_is_not_known() -> None:
-    from dataclasses import replace
-
     tags = replace(NOBODY, study="1.2.3")
     samples = [Sample(Path(f"{s}.dcm"), "A", None, s, tags=tags) for s in ("train", "test")]
     assert described(find_shared(samples)) == [("error", "One study is in test and train", ("train", "test"))]
@@ -98,3 +106,19 @@ def test_the_audit_says_which_images_look_like_so_many_others_that_copies_may_be
     assert finding.files == tuple(Path(f"{i}.png") for i in crowded)
     assert finding in find_faults(some)
     assert find_crowded(some.samples, []) == []
+
+
+def test_the_audit_says_that_crops_were_not_looked_for_among_too_many_files(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    some = images(*["train/A"] * 4, "test/A", digests="abcde")
+    assert find_unsearched(some.digests) == []
+    monkeypatch.setattr(duplicates, "MOST_SEARCHED", 4)
+    (finding,) = find_unsearched(some.digests)
+    assert (finding.check, finding.severity) == ("duplicates", "warning")
+    assert finding.title.startswith("Images cropped out of others were not looked for: 5 different files, and at most")
+    group_similar(some)
+    assert finding.title in caplog.text
+    some = replace(some, features=np.zeros((5, 3), np.float32))
+    assert finding in find_faults(some)
+    assert finding not in find_faults(replace(some, features=None))  # whose page says that crops are left out

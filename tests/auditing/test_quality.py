@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from pneumoscope.auditing.findings import Finding
-from pneumoscope.auditing.intake import FIELDS, Images, measure_image, unpack
+from pneumoscope.auditing.intake import Images, measure_image, unpack
+from pneumoscope.auditing.measurements import FIELDS
 from pneumoscope.auditing.quality import find_quality_faults
 from pneumoscope.datasets.phantoms import draw_phantom
 from pneumoscope.datasets.samples import Sample

@@ -17,7 +17,8 @@ from sklearn.metrics import roc_auc_score
 from pneumoscope.auditing.clues import measure_clues
 from pneumoscope.auditing.duplicates import join_clusters
 from pneumoscope.auditing.findings import Finding
-from pneumoscope.auditing.intake import FIELDS, FORMATS, MODES, VIEWS, Images, measure_images
+from pneumoscope.auditing.intake import FORMATS, MODES, VIEWS, Images, measure_images
+from pneumoscope.auditing.measurements import FIELDS
 from pneumoscope.auditing.shortcuts import find_shortcuts
 from pneumoscope.datasets.phantom_sets import write_phantoms
 from pneumoscope.datasets.reading import read_samples

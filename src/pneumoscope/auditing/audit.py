@@ -6,7 +6,13 @@ from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING
 
 from pneumoscope.auditing.balance import find_imbalance
-from pneumoscope.auditing.duplicates import find_crowded, find_duplicates, find_shared, group_similar
+from pneumoscope.auditing.duplicates import (
+    find_crowded,
+    find_duplicates,
+    find_shared,
+    find_unsearched,
+    group_similar,
+)
 from pneumoscope.auditing.findings import Finding, sort_findings
 from pneumoscope.auditing.intake import Images, measure_images
 from pneumoscope.auditing.labels import find_label_errors
@@ -56,6 +62,7 @@ def find_faults(
         lambda: find_shared(images.samples),
         lambda: find_duplicates(images, groups),
         lambda: find_crowded(images.samples, crowded),
+        lambda: [] if quick else find_unsearched(images.digests),
         lambda: find_quality_faults(images),
         lambda: find_imbalance(readable, drawn) if readable else [],
         lambda: find_shortcuts(images, seed=seed, quick=quick, groups=groups),

@@ -9,14 +9,15 @@ beats the best of all clues under permutation (max T, Westfall & Young 1993).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumoscope.auditing.intake import COMPRESSIONS, FIELDS, FORMATS, MODALITIES, MODES, VIEWS
+from pneumoscope.auditing.intake import COMPRESSIONS, FORMATS, MODALITIES, MODES, VIEWS
+from pneumoscope.auditing.measurements import FIELDS, MANY, Measured, list_blocks
 from pneumoscope.evaluation.intervals.proportions import Floats, Ints
 from pneumoscope.images.appearance import THUMBNAIL
 
@@ -27,8 +28,7 @@ Singles: TypeAlias = NDArray[np.float32]
 
 FOLDS = 5
 BINS = 8
-BLOCK = 4096  # images whose thumbnails are processed at once: bounds the memory
-MANY = 20_000  # images above which fewer permutations are drawn: bounds the memory
+COLUMNS = 51  # permutations for which the class is predicted from pixels at once: bounds the memory
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class _Permuted:
 
 
 def measure_clues(
-    measured: NDArray[np.void], classes: Ints, clusters: Ints, *, seed: int = 0, quick: bool = False
+    measured: Measured, classes: Ints, clusters: Ints, *, seed: int = 0, quick: bool = False
 ) -> list[Clue]:
     """Measure how well each clue predicts the class; clues that never vary are left out.
 
@@ -111,12 +111,8 @@ def measure_clues(
             aurocs, scores = _predict_from_bins(bins, permuted)
             clues.append(_make_clue(each.name, each.kind, aurocs, scores, permuted, each))
             statistics.append(_standardise(aurocs))
-    blocks = [
-        dict(_list_surroundings(measured["thumbnail"][start : start + BLOCK]))
-        for start in (() if quick else range(0, len(measured), BLOCK))
-    ]
-    for name in blocks[0] if blocks else ():
-        pixels = _standardise_pixels(np.vstack([block[name] for block in blocks]))
+    for name, describe in () if quick else _SURROUNDINGS.items():
+        pixels = _standardise_pixels(_by_block(describe, measured["thumbnail"]))
         if pixels.shape[1]:  # a rim that is the same in every image, such as a black frame, tells nothing
             aurocs, correlations, scores = _predict_from_pixels(pixels, permuted)
             clues.append(_make_clue(name, "surroundings", aurocs, scores, permuted))
@@ -156,7 +152,7 @@ def _standardise(statistics: Floats) -> Floats:
     return standardised
 
 
-def _list_properties(measured: NDArray[np.void]) -> Iterator[Property]:
+def _list_properties(measured: Measured) -> Iterator[Property]:
     numbers = {name: measured[name].astype(np.float32) for name in FIELDS.names or () if not FIELDS[name].shape}
     height, width = np.maximum(numbers["height"], 1), np.maximum(numbers["width"], 1)
     yield Property("file format", "file", "format", numbers["format"], FORMATS)
@@ -171,8 +167,8 @@ def _list_properties(measured: NDArray[np.void]) -> Iterator[Property]:
     yield Property("JPEG quality", "file", "quality", numbers["quality"].round())
     for i, side in enumerate(("top", "right", "bottom", "left")):
         yield Property("border", "border", f"brightness at the {side}", measured["border"][:, i])
-    rim = measured["thumbnail"][:, _rim(1 / THUMBNAIL)].astype(np.float32) / 255
-    yield Property("border", "border", "contrast of the outermost pixels", rim.std(axis=1))
+    contrast = _by_block(_measure_rim, measured["thumbnail"])[:, 0]
+    yield Property("border", "border", "contrast of the outermost pixels", contrast)
     yield Property("file size", "appearance", "bytes per pixel", numbers["bytes"] / (height * width))
     yield Property("brightness", "appearance", "mean", numbers["mean"])
     yield Property("brightness", "appearance", "1st percentile", numbers["low"])
@@ -183,21 +179,43 @@ def _list_properties(measured: NDArray[np.void]) -> Iterator[Property]:
     yield Property("sharpness", "appearance", "mean step between pixels", numbers["sharpness"])
 
 
-def _list_surroundings(thumbnails: NDArray[np.uint8]) -> Iterator[tuple[str, Singles]]:
-    """Pixels of the images without the lungs, (N, D).
+def _by_block(describe: Callable[[NDArray[np.uint8]], Singles], thumbnails: NDArray[np.uint8]) -> Singles:
+    """Describe thumbnails, a block at a time: (N, D)."""
+    described = np.empty((len(thumbnails), describe(thumbnails[:1]).shape[1]), np.float32)
+    for block in list_blocks(len(thumbnails)):
+        described[block] = describe(thumbnails[block])
+    return described
+
+
+def _measure_rim(thumbnails: NDArray[np.uint8]) -> Singles:
+    """Contrast of the outermost pixels, (N, 1)."""
+    rim = thumbnails[:, _rim(1 / THUMBNAIL)].astype(np.float32) / 255
+    return rim.std(axis=1, keepdims=True)
+
+
+def _describe_edges(thumbnails: NDArray[np.uint8]) -> Singles:
+    """Pixels of the edges of images, (N, D), each image's standardised, as exposure reacts to opacities.
 
     Lungs and their opacities reach to a tenth of a squashed image's sides and lower edge, so the rim is narrow; upper
-    corners show shoulders. Each image's rim is standardised, as exposure reacts to opacities.
+    corners show shoulders.
+    """
+    x, y = np.abs(_axis())[None, :], np.abs(_axis())[:, None]
+    rim = thumbnails[:, (x / 0.94) ** 8 + (y / 0.94) ** 8 > 1].astype(np.float32)
+    rim -= rim.mean(axis=1, keepdims=True)
+    edges: Singles = rim / (rim.std(axis=1, keepdims=True) + 2)
+    return edges
+
+
+def _describe_marks(thumbnails: NDArray[np.uint8]) -> Singles:
+    """Small marks in corners and edges, (N, D).
+
+    What is smaller than 5 of 64 pixels and stands out, bright or dark: where it is, in cells of 8 x 8, and how strong
+    the strongest marks are, wherever they are.
     """
     from scipy.ndimage import grey_opening
 
     pixels = thumbnails.astype(np.float32)
     x, y = np.abs(_axis())[None, :], np.abs(_axis())[:, None]
-    rim = pixels[:, (x / 0.94) ** 8 + (y / 0.94) ** 8 > 1]
-    rim -= rim.mean(axis=1, keepdims=True)
-    yield "the edges of the image", rim / (rim.std(axis=1, keepdims=True) + 2)
-    # What is smaller than 5 of 64 pixels and stands out, bright or dark: where it is, in cells of 8 x 8, and how strong
-    # the strongest marks are, wherever they are.
     corners = _rim(0.06) | ((x > 0.56) & (y > 0.64))
     cells = (THUMBNAIL // 8, 8, THUMBNAIL // 8, 8)
     touched = corners.reshape(cells).any(axis=(1, 3))
@@ -206,7 +224,13 @@ def _list_surroundings(thumbnails: NDArray[np.uint8]) -> Iterator[tuple[str, Sin
         marks = np.where(corners, image - grey_opening(image, (1, 5, 5)), 0)
         strongest = np.log(marks.reshape(-1, *cells).max(axis=(2, 4))[:, touched] + 4)
         columns += [strongest, np.sort(strongest, axis=1)[:, -8:]]
-    yield "small marks in corners and edges", np.hstack(columns)
+    return np.hstack(columns)
+
+
+_SURROUNDINGS: Mapping[str, Callable[[NDArray[np.uint8]], Singles]] = {
+    "the edges of the image": _describe_edges,
+    "small marks in corners and edges": _describe_marks,
+}
 
 
 def _axis() -> Floats:
@@ -263,10 +287,11 @@ def _predict_from_bins(bins: Ints, permuted: _Permuted) -> tuple[Floats, Floats]
 
 def _standardise_pixels(pixels: Singles) -> Singles:
     """Scale each pixel (N, D) to mean 0 and standard deviation 1; pixels that are equal in all images are left out."""
-    pixels = pixels - pixels.mean(axis=0)
+    pixels -= pixels.mean(axis=0)
     spread = pixels.std(axis=0)
-    standardised: Singles = (pixels[:, spread > 1e-4] / spread[spread > 1e-4]).astype(np.float32)
-    return standardised
+    varied = pixels if (spread > 1e-4).all() else pixels[:, spread > 1e-4]
+    varied /= spread[spread > 1e-4]
+    return varied
 
 
 def _predict_from_pixels(pixels: Singles, permuted: _Permuted) -> tuple[Floats, Floats, Floats]:

@@ -7,8 +7,6 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterator, Sequence
 from typing import TypeAlias
 
-import numpy as np
-
 from pneumoscope.auditing.findings import Finding, Severity
 from pneumoscope.auditing.intake import Images, measure_images
 from pneumoscope.config import Progress, silent
@@ -20,7 +18,7 @@ from pneumoscope.images.prepare import InputSpec
 from pneumoscope.inference.cache import FeatureCache
 
 Groups: TypeAlias = Sequence[int | None]  # for each image the number of its group, or None where it is alone
-MANY = 20_000  # images above which a search for cropped copies would take hours
+MOST_SEARCHED = 150_000  # different files among which cropped copies are searched: more would take hours
 
 
 def group_images(
@@ -43,15 +41,18 @@ def group_similar(
 ) -> list[int | None]:
     """Number the groups of images that are identical or look the same; None for an image in no group.
 
-    With `crops`, images cropped out of others are found too, unless there are more than 20,000. `crowded` gets the
-    indices of images that look like so many others that copies of them may be missed.
+    With `crops`, images cropped out of others are found too, unless there are more than 150,000 different files; a
+    warning then says so. `crowded` gets the indices of images that look like so many others that copies of them may be
+    missed.
     """
     first: dict[str, int] = {}
     identical = [(first.setdefault(digest, i), i) for i, digest in enumerate(images.digests) if digest]
     single = list(first.values())  # a thousand copies of one file are compared once
-    hashes = images.measured["hash"][single].astype(np.float32)
+    for finding in find_unsearched(images.digests) if crops else ():
+        logging.getLogger("pneumoscope").warning("%s. %s", finding.title, finding.advice)
+    hashes = images.measured[single]["hash"]
     many: list[int] = []
-    pairs = find_near_duplicates(hashes, crops=crops and len(hashes) <= MANY, progress=progress, crowded=many)
+    pairs = find_near_duplicates(hashes, crops=crops and len(single) <= MOST_SEARCHED, progress=progress, crowded=many)
     if crowded is not None:
         crowded += [single[i] for i in many]
     similar = [(single[pair.first], single[pair.second]) for pair in pairs]
@@ -96,6 +97,25 @@ def find_crowded(samples: Sequence[Sample], crowded: Sequence[int]) -> list[Find
             f"Each was compared closely only with the {MOST} most similar ones, so a cropped or changed copy of it may "
             "have been missed. Do the files show different patients, or one image many times?",
             files=tuple(samples[i].path for i in crowded),
+        )
+    ]
+
+
+def find_unsearched(digests: Sequence[str]) -> list[Finding]:
+    """Say that images cropped out of others were not looked for, where there are too many files with these digests."""
+    files = len({digest for digest in digests if digest})
+    if files <= MOST_SEARCHED:
+        return []
+    return [
+        Finding(
+            "duplicates",
+            "warning",
+            f"Images cropped out of others were not looked for: {files:,} different files, and at most "
+            f"{MOST_SEARCHED:,} can be searched",
+            "The time for that grows with the square of their number. Identical files and whole images that look the "
+            "same were looked for. To find crops too, audit parts of the data, such as each test split with the "
+            "training images of one source.",
+            values={"files": files},
         )
     ]
 

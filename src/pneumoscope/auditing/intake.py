@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pneumoscope.auditing.measurements import FIELDS, MANY, Measured, Measurements
 from pneumoscope.config import Progress, silent
 from pneumoscope.datasets.samples import Sample
 from pneumoscope.images import read
-from pneumoscope.images.appearance import THUMBNAIL, sample_grey, shrink
-from pneumoscope.images.hash import SIDE, hash_pixels
+from pneumoscope.images.appearance import sample_grey, shrink
+from pneumoscope.images.hash import hash_pixels
 from pneumoscope.images.prepare import InputSpec
 from pneumoscope.images.read import Radiograph
 from pneumoscope.inference.cache import FeatureCache
@@ -31,31 +32,6 @@ COMPRESSIONS = (
 )  # fmt: skip
 MODALITIES = ("unknown", "CR", "DX", "DR", "RG", "other")
 VIEWS = ("unknown", "PA", "AP", "LL", "RL", "other")
-# What is measured of an image. The cache keeps it as float32, so its size is a multiple of four bytes.
-FIELDS = np.dtype(
-    [
-        ("format", "<i4"),  # index into FORMATS
-        ("mode", "<i4"),  # index into MODES
-        ("compression", "<i4"),  # index into COMPRESSIONS
-        ("modality", "<i4"),  # index into MODALITIES
-        ("view", "<i4"),  # index into VIEWS
-        ("height", "<f4"),
-        ("width", "<f4"),
-        ("bytes", "<f4"),  # the file's size
-        ("quality", "<f4"),  # JPEG quality, 1 to 100; NaN elsewhere
-        ("colour", "<f4"),  # mean difference between the colour channels, 0 to 1
-        ("mean", "<f4"),  # of the pixels, 0 to 1
-        ("spread", "<f4"),  # their standard deviation
-        ("low", "<f4"),  # their first percentile
-        ("high", "<f4"),  # their 99th percentile
-        ("black", "<f4"),  # share of pixels at 0
-        ("white", "<f4"),  # share of pixels at 1
-        ("sharpness", "<f4"),  # mean difference of neighbouring pixels
-        ("border", "<f4", 4),  # mean of the outer 4%: top, right, bottom, left
-        ("hash", "<f2", (SIDE, SIDE)),
-        ("thumbnail", "u1", (THUMBNAIL, THUMBNAIL)),  # the whole image, squashed
-    ]
-)
 
 
 @dataclass(frozen=True)
@@ -65,8 +41,9 @@ class Images:
     samples: Sequence[Sample]
     digests: Sequence[str]  # SHA-256 of the content; empty where unreadable
     errors: Sequence[str | None]  # why a file could not be read
-    measured: NDArray[np.void]  # structured (N,) of `FIELDS`; zeros where unreadable
-    features: Array | None = None  # (N, D) of a pretrained network; zeros where unreadable; None in a quick audit
+    measured: Measured  # structured (N,) of `FIELDS`; zeros where unreadable
+    # (N, D) of a pretrained network, float16 of many images; zeros where unreadable; None in a quick audit
+    features: NDArray[np.float16 | np.float32] | None = None
 
     @property
     def readable(self) -> NDArray[np.bool_]:
@@ -81,9 +58,13 @@ def measure_images(
     cache: FeatureCache | None = None,
     progress: Progress = silent,
 ) -> Images:
-    """Read and measure images, each once, and count their warnings; with an engine, extract features too."""
+    """Read and measure images, each once, and count their warnings; with an engine, extract features too.
+
+    Of more than 20,000 images, pictures lie in a temporary file, and features are rounded to 16 bits.
+    """
     n = len(samples)
-    measured, features = np.zeros(n, FIELDS), None
+    measured: Measured = Measurements(n) if n > MANY else np.zeros(n, FIELDS)
+    features: NDArray[np.float16 | np.float32] | None = None
     digests = [""] * n
     errors: list[str | None] = [None] * n
     warnings: list[tuple[str, ...]] = [()] * n
@@ -93,7 +74,7 @@ def measure_images(
             measured[i] = unpack(extract.measured)
         if extract.features is not None:
             if features is None:
-                features = np.zeros((n, extract.features.shape[-1]), np.float32)
+                features = np.zeros((n, extract.features.shape[-1]), np.float16 if n > MANY else np.float32)
             features[i] = extract.features[0]
         progress("Measuring", i + 1, n)
     log_warnings(warnings)

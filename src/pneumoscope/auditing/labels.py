@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from pneumoscope.auditing.duplicates import Groups, join_clusters
 from pneumoscope.auditing.findings import Finding
 from pneumoscope.auditing.intake import Images
+from pneumoscope.auditing.measurements import MANY as LARGE
+from pneumoscope.auditing.measurements import list_blocks
 from pneumoscope.datasets.samples import Sample
 from pneumoscope.evaluation.intervals.proportions import Floats, Ints
 from pneumoscope.evaluation.metrics import measure
@@ -63,10 +65,11 @@ def find_label_errors(images: Images, *, seed: int = 0, groups: Groups | None = 
         few = min(sizes, key=lambda label: sizes[label])
         title = f"Too few images to look for label errors: {few} has {sizes[few]} patients, and {ENOUGH} are needed"
         return [Finding("labels", "note", title, "Add images, or have all images labelled twice.")]
-    if not np.ptp(images.features[kept], axis=0).any():
+    features = images.features if len(kept) == len(images.features) else images.features[kept]
+    if (features.max(axis=0) == features.min(axis=0)).all():
         title = "Cannot look for label errors: to a network, all images look the same"
         return [Finding("labels", "note", title, "Look at some of the images: they may all be blank.")]
-    suspicion = suspect_labels(images.features[kept], classes, clusters, seed=seed)
+    suspicion = suspect_labels(features, classes, clusters, seed=seed)
     if suspicion.auroc < MIN_AUROC:
         title = f"Cannot look for label errors: features predict the labels with an AUROC of only {suspicion.auroc:.2f}"
         advice = "Either the classes look alike to a network trained on photographs, or many labels are wrong."
@@ -137,13 +140,22 @@ def _predict(features: Array, classes: Ints, clusters: Ints, seed: int) -> Float
     from sklearn.decomposition import PCA
     from sklearn.linear_model import LogisticRegression
 
-    spread = features.std(axis=0)
-    scaled = (features - features.mean(axis=0))[:, spread > 0] / spread[spread > 0]
-    # PCA does not see the labels, so it may see held-out images.
-    components = min(256, *scaled.shape)
-    reduced = PCA(components, svd_solver="covariance_eigh", random_state=seed).fit_transform(scaled)
-    reduced /= np.sqrt((reduced**2).sum(axis=1).mean())
     rng = np.random.default_rng(seed)
+    few = features
+    if len(features) > LARGE:  # a sample says as much, and bounds the memory
+        sampled = np.random.default_rng(seed).choice(len(features), LARGE, replace=False)
+        few = features[np.sort(sampled)].astype(np.float32)
+    mean, spread = few.mean(axis=0), few.std(axis=0)
+
+    def scale(some: Array) -> Array:
+        scaled: Array = (some - mean)[:, spread > 0] / spread[spread > 0]
+        return scaled
+
+    # PCA does not see the labels, so it may see held-out images.
+    scaled = scale(few)
+    components = PCA(min(256, *scaled.shape), svd_solver="covariance_eigh", random_state=seed).fit(scaled)
+    reduced = np.concatenate([components.transform(scale(features[block])) for block in list_blocks(len(features))])
+    reduced /= np.sqrt((reduced**2).sum(axis=1).mean())
     total = np.zeros((len(classes), int(classes.max()) + 1))
     for _ in range(SHUFFLES):
         folds = (rng.permutation(clusters.max() + 1) % FOLDS)[clusters]

@@ -9,10 +9,12 @@ from numpy.typing import NDArray
 
 from pneumoscope.auditing.findings import Finding, Severity
 from pneumoscope.auditing.intake import Images
+from pneumoscope.auditing.measurements import list_blocks
 from pneumoscope.images.appearance import BURNT, FAINT, TURNED, UNLIKE, correlate_orientations, measure_burnt
 from pneumoscope.images.dicom import LATERAL_VIEWS
 
 _OUTLYING = 3.8  # robust standard deviations of the logarithm; real images have 3.5 at most
+_COLUMNS = 64  # features whose medians are computed at once: bounds the memory
 _MOST = 20.0  # of them that a finding gives
 
 
@@ -65,7 +67,7 @@ def _find_poor(images: Images) -> Iterator[Finding]:
         "Check how they were exported: the window may be far too wide, or 12-bit values may be stored as 16-bit.",
         lambda i: f"grey levels {measured['low'][i]:.2f} to {measured['high'][i]:.2f}",
     )  # fmt: skip
-    white = measure_burnt(measured["thumbnail"])
+    white = np.concatenate([measure_burnt(measured["thumbnail"][block]) for block in list_blocks(len(ok))])
     burnt = ok & ~blank & (white > BURNT)
     yield from _report(
         images, np.flatnonzero(burnt), "warning", "are burnt out",
@@ -82,7 +84,8 @@ def _find_poor(images: Images) -> Iterator[Finding]:
 
 def _find_turned(images: Images) -> Iterator[Finding]:
     """Find images that fit a turned or inverted frontal image better than an upright one, or fit none."""
-    fits = correlate_orientations(images.measured["thumbnail"])
+    thumbnails = images.measured["thumbnail"]
+    fits = np.concatenate([correlate_orientations(thumbnails[block]) for block in list_blocks(len(thumbnails))])
     both = np.hstack([fits, -fits])
     best, fit = both.argmax(1), both.max(1)
     visible = images.readable & (images.measured["spread"] >= 0.01)
@@ -115,8 +118,11 @@ def _find_outliers(images: Images) -> Iterator[Finding]:
     visible = np.flatnonzero(images.readable & (images.measured["spread"] >= 0.01))
     if images.features is None or len(visible) < 20:
         return
-    features = images.features[visible].astype(np.float64)
-    distance = np.log(np.linalg.norm(features - np.median(features, axis=0), axis=1) + 1e-9)
+    features, few = images.features, _COLUMNS
+    columns = [slice(start, start + few) for start in range(0, features.shape[1], few)]
+    middles = np.concatenate([np.median(features[visible, each].astype(np.float64), axis=0) for each in columns])
+    parts = (features[visible[block]].astype(np.float64) for block in list_blocks(len(visible)))
+    distance = np.log(np.concatenate([np.linalg.norm(part - middles, axis=1) for part in parts]) + 1e-9)
     middle = np.median(distance)
     spread = 1.4826 * np.median(np.abs(distance - middle)) + 1e-9  # of a normal distribution: its standard deviation
     score = np.zeros(len(images.samples))

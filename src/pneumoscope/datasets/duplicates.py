@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +16,12 @@ from numpy.typing import NDArray
 from pneumoscope.config import Progress, silent
 from pneumoscope.datasets.samples import Sample
 from pneumoscope.errors import ImageError, UsageError
-from pneumoscope.images.hash import SIDE, Vectors, project_hashes
+from pneumoscope.images.hash import SIDE, Vectors, compute_cosines, project_hashes, scale_spectrum
+from pneumoscope.images.prefetch import prefetch
 from pneumoscope.images.read import read_bytes
 from pneumoscope.text import counted
+
+Hashes: TypeAlias = NDArray[np.floating[Any]]  # (N, SIDE, SIDE), float16 or float32
 
 # Measured on 5,216 squashed images and 298 centre crops of them; see docs/log.md.
 SAME = 0.975
@@ -28,12 +31,17 @@ _COARSE, _FINE = 12, 20  # numbers of frequencies
 _SHARES = tuple(1.1**-step for step in range(13))
 _WHOLE = np.array([[0.0, 1.0, 0.0, 1.0]])  # top, bottom, left, right
 _CANDIDATE = np.dtype([("whole", "i4"), ("windowed", "i4"), ("window", "u1"), ("similarity", "f4")])
+_NOTHING = np.zeros((0, 1), np.float32)
 _BLOCK = 1024
+_PART = 128  # pairs aligned at once: fits the processor's caches
+_FEW = 32  # components by which most pairs are excluded
+_EXCLUDED = 100  # unless more than a hundredth of them remains
+_ROUNDING = 1e-4  # of the length of what remains, so that no pair is excluded by rounding
 # Many look-alikes, such as one phantom a thousand times, must not cost time and memory with the square of their number.
 _COPY = 0.995  # similarity of whole images from which one stands for the other in the search
 _ROWS = 256  # images compared with all leaders at once
 MOST = 30  # candidates kept of an image that looks like many others
-_WAITING = 1 << 22  # candidates before all but the best are dropped
+_WAITING = 1 << 21  # candidates before all but the best are dropped
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -46,7 +54,7 @@ class Pair:
 
 
 def find_near_duplicates(
-    hashes: Vectors,
+    hashes: Hashes,
     *,
     crops: bool = True,
     progress: Progress = silent,
@@ -58,7 +66,7 @@ def find_near_duplicates(
     near-duplicates, nor are an image and its mirror image. Blank images are similar to nothing.
 
     Args:
-        hashes: float32 (N, SIDE, SIDE) from `hash_pixels`.
+        hashes: float32 or float16 (N, SIDE, SIDE) from `hash_pixels`.
         crops: compare with windows too; otherwise only whole images are compared, which is much faster.
         progress: called after each window.
         crowded: gets the indices of images that look like more than `MOST` others, of which only the most similar ones
@@ -76,7 +84,7 @@ def find_near_duplicates(
     windows = _windows() if crops else _WHOLE
     copies = _pair_copies(hashes)
     distinct = np.setdiff1d(np.arange(len(hashes)), [copy.second for copy in copies])
-    candidates, many = _find_candidates(hashes[distinct], windows, progress)
+    candidates, many = _find_candidates(hashes, distinct, windows, progress)
     if crowded is not None:
         crowded += distinct[many].tolist()
     if many.any():
@@ -156,9 +164,9 @@ def _windows() -> NDArray[np.float64]:
     return np.array([(0.5 - a / 2, 0.5 + a / 2, 0.5 - b / 2, 0.5 + b / 2) for a, b in sorted(sides, reverse=True)])
 
 
-def _pair_copies(hashes: Vectors) -> list[Pair]:
+def _pair_copies(hashes: Hashes) -> list[Pair]:
     """Pair images that hardly differ from an earlier one with it, so that a thousand copies are compared once."""
-    coarse, fine = (project_hashes(hashes, _WHOLE, frequencies) for frequencies in (_COARSE, _FINE))
+    coarse = project_hashes(hashes, _WHOLE, _COARSE)
     leaders, count = np.empty(len(hashes), np.intp), 0
     led = np.empty_like(coarse)  # those of the leaders, the images that are no copies
     pairs: list[tuple[int, int]] = []
@@ -178,47 +186,94 @@ def _pair_copies(hashes: Vectors) -> list[Pair]:
                 free[followers] = False
                 pairs += [(start + i, start + int(j)) for j in followers]
     found = np.array(pairs, np.intp).reshape(-1, 2)
-    return [
-        Pair(int(i), int(j), round(min(float(similarity), 1.0), 4))
-        for part in _slice(found)
-        for (i, j), similarity in zip(part, (fine[part[:, 0]] * fine[part[:, 1]]).sum(axis=1), strict=True)
-        if similarity >= _COPY
-    ]
+    copies: list[Pair] = []
+    for part in _slice(found):
+        first, second = (project_hashes(hashes[part[:, end]], _WHOLE, _FINE) for end in (0, 1))
+        copies += [
+            Pair(int(i), int(j), round(min(float(similarity), 1.0), 4))
+            for (i, j), similarity in zip(part, (first * second).sum(axis=1), strict=True)
+            if similarity >= _COPY
+        ]
+    return copies
 
 
 def _find_candidates(
-    hashes: Vectors, windows: NDArray[np.float64], progress: Progress
+    hashes: Hashes, distinct: NDArray[np.intp], windows: NDArray[np.float64], progress: Progress
 ) -> tuple[NDArray[np.void], NDArray[np.bool_]]:
-    """Find pairs of which one is similar to a window of the other, each with the best fitting window.
+    """Find pairs of `distinct` images of which one is similar to a window of the other, with the best fitting window.
 
-    Every image is compared with every other one, in blocks: at so few dimensions a matrix product is faster than an
-    index, and misses nothing. Of images that look like many others, only the `MOST` best candidates are kept; also
-    return which these are (N,).
+    Every image is compared with every other one, in blocks, and none is missed (see `_Comparison`). Of images that look
+    like many others, only the `MOST` best candidates are kept; also return which these are (n,).
     """
-    whole = project_hashes(hashes, _WHOLE, _COARSE)
+    whole = _project(hashes, distinct, _WHOLE)
+    basis = np.linalg.eigh(whole.T @ whole)[1][:, -_FEW:]
+    starts = range(0, len(distinct), _BLOCK)
     best, found, waiting = np.zeros(0, _CANDIDATE), [np.zeros(0, _CANDIDATE)], 0
-    least = np.full(len(hashes), _CANDIDATE_SIMILARITY, np.float32)  # that a further candidate of an image must exceed
+    least = np.full(len(distinct), _CANDIDATE_SIMILARITY, np.float32)  # that a further candidate must exceed
     for number, window in enumerate(windows):
-        windowed = project_hashes(hashes, window[None], _COARSE)
-        for row in range(0, len(hashes), _BLOCK):
-            # The whole window is symmetric: each pair is compared once.
-            for column in range(0 if number else row, len(hashes), _BLOCK):
-                rows, columns = slice(row, row + _BLOCK), slice(column, column + _BLOCK)
-                similarity = whole[rows] @ windowed[columns].T
-                i, j = np.nonzero(similarity > np.minimum.outer(least[rows], least[columns]))
-                new = i + row < j + column if number == 0 else i + row != j + column
-                block = np.empty(int(new.sum()), _CANDIDATE)
-                block["whole"], block["windowed"], block["window"] = i[new] + row, j[new] + column, number
-                block["similarity"] = similarity[i[new], j[new]]
-                found.append(block)
-                waiting += len(block)
-                if waiting > _WAITING:
-                    best, waiting = _keep_best(np.concatenate([best, *found]), least), 0
-                    found.clear()
-        best, waiting = _keep_best(np.concatenate([best, *found]), least), 0
-        found.clear()
+        windowed = _project(hashes, distinct, window[None]) if number else whole
+        comparison = _Comparison(whole, windowed, _shorten(whole, basis), _shorten(windowed, basis), least, number)
+        # The whole window is symmetric: each pair is compared once.
+        corners = [(row, column) for row in starts for column in starts if number or column >= row]
+        for block in prefetch(comparison.find, corners):
+            found.append(block)
+            waiting += len(block)
+            if waiting > _WAITING:
+                best, waiting = _keep_best(np.concatenate([best, *found]), least), 0
+                found.clear()
         progress("Comparing", number + 1, len(windows))
+    best = _keep_best(np.concatenate([best, *found]), least)
     return best, least > _CANDIDATE_SIMILARITY
+
+
+def _project(hashes: Hashes, rows: NDArray[np.intp], window: NDArray[np.float64]) -> Vectors:
+    """Describe a window of some images."""
+    return np.concatenate([project_hashes(hashes[part], window, _COARSE) for part in _slice(rows)] or [_NOTHING])
+
+
+def _shorten(vectors: Vectors, basis: Vectors) -> Vectors:
+    """The components of vectors along a basis, and the length of what remains.
+
+    By Cauchy and Schwarz the dot product of two of these is at least that of the vectors, so it excludes most pairs,
+    and takes less time.
+    """
+    components = vectors @ basis
+    squares = (vectors**2).sum(axis=1) - (components**2).sum(axis=1)
+    return np.hstack([components, np.sqrt(np.maximum(squares, 0))[:, None] + np.float32(_ROUNDING)])
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    """Whole images, compared with a window of each."""
+
+    whole: Vectors
+    windowed: Vectors
+    short_whole: Vectors  # from `_shorten`
+    short_windowed: Vectors
+    least: NDArray[np.float32]
+    number: int  # of the window
+
+    def find(self, corner: tuple[int, int]) -> NDArray[np.void]:
+        """Find the candidates in a block of the matrix of similarities."""
+        row, column = corner
+        rows, columns = slice(row, row + _BLOCK), slice(column, column + _BLOCK)
+        least, other = self.least[rows].copy(), self.least[columns].copy()  # another thread raises them
+        bound = self.short_whole[rows] @ self.short_windowed[columns].T
+        possible = (bound > least[:, None]) | (bound > other)
+        if np.count_nonzero(possible) > possible.size // _EXCLUDED:
+            similarity = self.whole[rows] @ self.windowed[columns].T
+            i, j = np.nonzero((similarity > least[:, None]) | (similarity > other))
+            similar = similarity[i, j]
+        else:
+            i, j = np.nonzero(possible)
+            similar = np.einsum("ij,ij->i", self.whole[row + i], self.windowed[column + j])
+        whole, windowed = i + row, j + column
+        new = whole < windowed if self.number == 0 else whole != windowed
+        new &= similar > np.minimum(least[i], other[j])
+        block = np.empty(int(new.sum()), _CANDIDATE)
+        block["whole"], block["windowed"], block["window"] = whole[new], windowed[new], self.number
+        block["similarity"] = similar[new]
+        return block
 
 
 def _keep_best(candidates: NDArray[np.void], least: NDArray[np.float32]) -> NDArray[np.void]:
@@ -240,7 +295,7 @@ def _keep_best(candidates: NDArray[np.void], least: NDArray[np.float32]) -> NDAr
 
 
 def _confirm(
-    hashes: Vectors,
+    hashes: Hashes,
     candidates: NDArray[np.void],
     windows: NDArray[np.float64],
     steps: Sequence[tuple[float, float]],
@@ -273,26 +328,36 @@ def _slice(items: NDArray[Any]) -> Iterator[NDArray[Any]]:
 
 
 def _align(
-    whole: Vectors, windowed: Vectors, windows: NDArray[np.float64], steps: Sequence[tuple[float, float]]
+    whole: Hashes, windowed: Hashes, windows: NDArray[np.float64], steps: Sequence[tuple[float, float]]
 ) -> NDArray[np.float32]:
     """Similarity (n,) of pairs after moving the window on the second image to where it fits best."""
+    parts = [slice(start, start + _PART) for start in range(0, len(whole), _PART)]
+    found = prefetch(lambda part: _align_part(whole[part], windowed[part], windows[part], steps), parts)
+    return np.concatenate([*found, np.zeros(0, np.float32)])
+
+
+def _align_part(
+    whole: Hashes, windowed: Hashes, windows: NDArray[np.float64], steps: Sequence[tuple[float, float]]
+) -> NDArray[np.float32]:
     target = project_hashes(whole, _WHOLE, _FINE)
-
-    def compare(rows: NDArray[np.intp], window: NDArray[np.float64]) -> NDArray[np.float32]:
-        similarity: NDArray[np.float32] = (target[rows] * project_hashes(windowed[rows], window, _FINE)).sum(axis=1)
-        return similarity
-
-    placed = windows.copy()
-    best = compare(np.arange(len(whole)), placed)
+    pictures, placed = windowed.astype(np.float32), windows.copy()
+    best: NDArray[np.float32] = (target * project_hashes(pictures, placed, _FINE)).sum(axis=1)
     for step, least in steps:
         if not len(rows := np.flatnonzero((best > least) & (best < SAME))):
             break
-        for edge in (0, 1, 2, 3):
-            for sign in (1, -1):
-                moved = placed[rows].copy()
-                other = moved[:, edge ^ 1]
-                moved[:, edge] = np.clip(moved[:, edge] + sign * step * np.abs(moved[:, edge] - other), 0, 1)
-                similarity = compare(rows, moved)
-                better = similarity > best[rows]
-                placed[rows[better]], best[rows[better]] = moved[better], similarity[better]
+        for first in (0, 2):  # the edges of one direction; meanwhile those of the other stay where they are
+            cosines = compute_cosines(placed[rows, 2 - first], placed[rows, 3 - first], _FINE)
+            # Transposed where rows move: the spectrum is then turned as well.
+            across = cosines @ (pictures[rows].transpose(0, 2, 1) if first == 0 else pictures[rows])
+            for edge in (first, first + 1):
+                for sign in (1, -1):
+                    moved = placed[rows]
+                    span = np.abs(moved[:, edge] - moved[:, edge ^ 1])
+                    moved[:, edge] = np.clip(moved[:, edge] + sign * step * span, 0, 1)
+                    along = compute_cosines(moved[:, first], moved[:, first + 1], _FINE)
+                    spectrum = along @ across.transpose(0, 2, 1)
+                    vectors = scale_spectrum(spectrum if first == 0 else spectrum.transpose(0, 2, 1))
+                    similarity = (target[rows] * vectors).sum(axis=1)
+                    better = similarity > best[rows]
+                    placed[rows[better]], best[rows[better]] = moved[better], similarity[better]
     return best

@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from pneumoscope.datasets.samples import cluster_by_patient
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.evaluation.intervals.bootstrap import confidence_band
+from pneumoscope.evaluation.intervals.many_images import MANY, condense
 from pneumoscope.evaluation.intervals.proportions import (
     CONFIDENCE,
     Bools,
@@ -43,13 +44,14 @@ def roc_band(
     """
     y, p = check_predictions(labels, probabilities)
     clusters, grid = cluster_by_patient(patients, len(y)), np.linspace(0, 1, 101)
+    trials = np.full(len(grid), effective_count(clusters, y == 1))
+    y, p, counts = _condense_many(y, p, clusters, seed)
 
     def trace(weights: Floats) -> list[Floats]:
         fpr, tpr, _ = roc_curve(y, p, weights)
         return [np.interp(grid, *rates) for rates in zip(fpr, tpr, strict=True) if np.isfinite(rates).all()]
 
-    trials = np.full(len(grid), effective_count(clusters, y == 1))
-    low, high = confidence_band(trace, trials, clusters, resamples, seed)
+    low, high = confidence_band(trace, trials, clusters, resamples, seed, counts)
     low[-1:] = high[-1:]  # where all are predicted positive, it is 1 by definition
     return grid, low, high
 
@@ -66,6 +68,8 @@ def precision_recall_band(
     """
     y, p = check_predictions(labels, probabilities)
     clusters, grid = cluster_by_patient(patients, len(y)), np.linspace(0, 1, 101)
+    n = len(y)
+    y, p, counts = _condense_many(y, p, clusters, seed)
 
     def trace(weights: Floats) -> list[tuple[Floats, Floats]]:
         """Precision, and the number of positive predictions it is a share of."""
@@ -79,10 +83,17 @@ def precision_recall_band(
             traced.append((tp[i, reached] / predicted, predicted))
         return traced
 
-    _, predicted = next(iter(trace(np.ones((1, len(y))))), (None, grid))
-    trials = effective_count(clusters, np.ones(len(y), dtype=bool)) / len(y) * predicted
-    band = confidence_band(lambda weights: [curve for curve, _ in trace(weights)], trials, clusters, resamples, seed)
+    _, predicted = next(iter(trace(np.ones((1, n)) if counts is None else counts.sum(axis=0)[None])), (None, grid))
+    trials = effective_count(clusters, np.ones(n, dtype=bool)) / n * predicted
+    band = confidence_band(
+        lambda weights: [curve for curve, _ in trace(weights)], trials, clusters, resamples, seed, counts
+    )
     return grid, *band
+
+
+def _condense_many(classes: Ints, scores: Floats, clusters: Ints, seed: int) -> tuple[Ints, Floats, Floats | None]:
+    """The images as they are, or if there are many, from `condense`."""
+    return condense(classes, scores, clusters, seed) if len(scores) > MANY else (classes, scores, None)
 
 
 @dataclass(frozen=True)
@@ -119,12 +130,13 @@ def decision_curve(
     if not ((at > 0) & (at < 1)).all():
         raise UsageError(f"must lie between 0 and 1, found {at.min():g} to {at.max():g}.", "thresholds")
     odds = at / (1 - at)
-    benefit = np.where(y == 1, 1.0, -odds[:, None])  # (K, N): of predicting an image positive
-    model = np.where(p >= at[:, None], benefit, 0.0).T.mean(0)
+    positives = int(y.sum())
+    tp, fp = (np.array([np.count_nonzero(p[y == side] >= t) for t in at]) for side in (1, 0))
+    model, everybody = ((right - odds * wrong) / len(y) for right, wrong in ((tp, fp), (positives, len(y) - positives)))
     clusters = cluster_by_patient(patients, len(y))
     bounds = [_net_benefit_interval(p >= t, y == 1, o, clusters) for t, o in zip(at, odds, strict=True)]
     low, high = np.array(bounds).T
-    return DecisionCurve(at, model, benefit.mean(1), low, high)
+    return DecisionCurve(at, model, everybody, low, high)
 
 
 def _net_benefit_interval(predicted: Bools, truth: Bools, odds: float, clusters: Ints) -> Bounds:
@@ -198,30 +210,34 @@ def selective_curve(
     hits, sure = np.asarray(correct, dtype=np.float64), np.asarray(confidence, dtype=np.float64)
     if not len(hits) or hits.shape != sure.shape or hits.ndim != 1:
         raise DataError(f"must be as many as the labels {hits.shape}, found {sure.shape}.", "confidence")
-    order = np.argsort(-sure, kind="stable")
-    last = np.append(np.flatnonzero(np.diff(sure[order])), len(order) - 1)  # of each run of ties
     grid = np.linspace(0.01, 1, 100)
 
-    def cumulate(weights: Floats) -> tuple[Floats, Floats]:
-        """Images answered and correct (B, K), down to each distinct confidence."""
-        return np.cumsum(weights[:, order], 1)[:, last], np.cumsum(weights[:, order] * hits[order], 1)[:, last]
+    clusters = cluster_by_patient(patients, len(hits))
+    right_kinds, sure_kinds, kinds = _condense_many(hits.astype(np.int64), sure, clusters, seed)
 
     def trace(weights: Floats) -> list[Floats]:
-        curves = zip(*(np.insert(counts, 0, 0, axis=1) for counts in cumulate(weights)), strict=True)
+        cumulated = _cumulate_answers(right_kinds, sure_kinds, weights)
+        curves = zip(*(np.insert(each, 0, 0, axis=1) for each in cumulated), strict=True)
         # Rounding must not lead beyond 0 and 1.
         return [
             np.clip(np.interp(grid * answered[-1], answered, right) / (grid * answered[-1]), 0, 1)
             for answered, right in curves
         ]
 
-    clusters = cluster_by_patient(patients, len(hits))
     trials = np.maximum(1, grid * effective_count(clusters, np.ones(len(hits), dtype=bool)))
-    low, high = confidence_band(trace, trials, clusters, resamples, seed)
-    (answered,), (right,) = cumulate(np.ones((1, len(hits))))
+    low, high = confidence_band(trace, trials, clusters, resamples, seed, kinds)
+    (answered,), (right,) = _cumulate_answers(hits, sure, np.ones((1, len(hits))))
     ranks = np.arange(1, len(hits) + 1)
     expected = np.interp(ranks, np.insert(answered, 0, 0), np.insert(right, 0, 0))  # ties in random order
     area = float(np.mean(1 - expected / ranks))
     return SelectiveCurve(answered / len(hits), right / answered, area, grid, low, high)
+
+
+def _cumulate_answers(hits: NDArray[Any], sure: Floats, weights: Floats) -> tuple[Floats, Floats]:
+    """Images answered and correct (B, K), down to each distinct confidence."""
+    order = np.argsort(-sure, kind="stable")
+    last = np.append(np.flatnonzero(np.diff(sure[order])), len(order) - 1)  # of each run of ties
+    return np.cumsum(weights[:, order], 1)[:, last], np.cumsum(weights[:, order] * hits[order], 1)[:, last]
 
 
 @dataclass(frozen=True)

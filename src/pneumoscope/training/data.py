@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pneumoscope.auditing.intake import FIELDS, MEASUREMENT, Images, unpack
+from pneumoscope.auditing.intake import MEASUREMENT, Images, unpack
+from pneumoscope.auditing.measurements import FIELDS
 from pneumoscope.config import Progress
 from pneumoscope.datasets.duplicates import group_identical
 from pneumoscope.datasets.left_out import count_left_out, describe_unusable

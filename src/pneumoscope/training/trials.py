@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pneumoscope.auditing.intake import FIELDS, Images
+from pneumoscope.auditing.intake import Images
+from pneumoscope.auditing.measurements import FIELDS
 from pneumoscope.config import Progress, silent
 from pneumoscope.datasets.duplicates import group_identical
 from pneumoscope.datasets.left_out import describe_unusable

@@ -13,6 +13,7 @@ from pneumoscope.errors import UsageError
 from pneumoscope.evaluation.intervals.bootstrap import bootstrap_t_interval, jackknife_errors, loss_moments, resample
 from pneumoscope.evaluation.intervals.calibration_error import calibration_error_interval
 from pneumoscope.evaluation.intervals.delong import auroc_covariance
+from pneumoscope.evaluation.intervals.many_images import MANY, join_patients
 from pneumoscope.evaluation.intervals.proportions import (
     CONFIDENCE,
     UNDEFINED,
@@ -181,11 +182,8 @@ def _find_loss_intervals(y: Ints, p: Floats, clusters: Ints, resamples: int, see
     else:
         losses, stated, correct = ((np.eye(p.shape[1])[y] - p) ** 2).sum(1), p.max(1), p.argmax(1) == y
     bins = find_bins(stated)
-    moments = loss_moments(losses, clusters)
-    columns = np.zeros((len(y), BINS + moments.shape[1]))
-    columns[np.arange(len(y)), bins] = 1
-    columns[np.unique(clusters, return_index=True)[1], BINS:] = moments  # once a patient
-    drawn = np.concatenate([weights @ columns for weights in resample(clusters, resamples, seed)])
+    moments, columns, drawable = _gather_losses(losses, bins, clusters, seed)
+    drawn = np.concatenate([weights @ columns for weights in resample(drawable, resamples, seed)])
     shares = drawn[:, :BINS] / drawn[:, :BINS].sum(1, keepdims=True)
     low, high = bootstrap_t_interval(moments.sum(0), drawn[:, BINS:], len(moments), CONFIDENCE)
     brier = low, min(high, 1.0 if p.ndim == 1 else 2.0)
@@ -194,6 +192,23 @@ def _find_loss_intervals(y: Ints, p: Floats, clusters: Ints, resamples: int, see
         "brier": (brier, "bootstrap-t"),
         "ece": (ece, "test inversion with simulated labels"),
     }
+
+
+def _gather_losses(losses: Floats, bins: Ints, clusters: Ints, seed: int) -> tuple[Floats, Floats, Ints]:
+    """Moments of losses by patient, columns (N, K) of bins and moments that resamples sum, and what these draw (N,).
+
+    Of many images, patients are joined to groups, and there is one row for each.
+    """
+    if len(losses) > MANY:
+        groups = join_patients(clusters, seed)
+        moments = loss_moments(losses, groups)
+        counts = np.bincount(groups * BINS + bins, minlength=len(moments) * BINS).reshape(-1, BINS)
+        return moments, np.hstack([counts, moments]), np.arange(len(moments))
+    moments = loss_moments(losses, clusters)
+    columns = np.zeros((len(losses), BINS + moments.shape[1]))
+    columns[np.arange(len(losses)), bins] = 1
+    columns[np.unique(clusters, return_index=True)[1], BINS:] = moments  # once a patient
+    return moments, columns, clusters
 
 
 def _find_rate_intervals(truth: Bools, predicted: Bools, clusters: Ints) -> dict[str, Found]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
+from pneumoscope.evaluation.intervals.many_images import MANY, influence_errors
 from pneumoscope.evaluation.intervals.proportions import CONFIDENCE, UNDEFINED, Bounds, Floats, Ints, wilson_interval
 from pneumoscope.evaluation.metrics import measure
 
@@ -74,8 +75,10 @@ def jackknife_errors(
     """Estimate each metric's standard error by the infinitesimal jackknife over patients (Jaeckel 1972).
 
     Returns:
-        By metric; nan where it is undefined or there is only one patient.
+        By metric, of many images all but `brier` and `ece`; nan where it is undefined or there is only one patient.
     """
+    if len(clusters) > MANY:
+        return influence_errors(labels, probabilities, clusters, threshold=threshold)
     return jackknife(lambda weights: measure(labels, probabilities, threshold=threshold, weights=weights), clusters)
 
 
@@ -95,7 +98,12 @@ def jackknife(statistics: Callable[[Floats], Mapping[str, Floats]], clusters: In
 
 
 def confidence_band(
-    trace: Callable[[Floats], Sequence[Floats]], trials: Floats, clusters: Ints, resamples: int, seed: int
+    trace: Callable[[Floats], Sequence[Floats]],
+    trials: Floats,
+    clusters: Ints,
+    resamples: int,
+    seed: int,
+    counts: Floats | None = None,
 ) -> tuple[Floats, Floats]:
     """Wilson's interval at each point of a curve, with the number of trials that the bootstrap's variance implies.
 
@@ -108,12 +116,18 @@ def confidence_band(
         clusters: (N,) from `cluster_by_patient`.
         resamples: number of resamples.
         seed: fixes them.
+        counts: (G, N) of many images from `condense`, whose kinds of images are then the N; `clusters` is not used.
 
     Returns:
         Lower and upper ends (K,); nan without a curve or resamples.
     """
-    drawn = [curve for weights in resample(clusters, resamples, seed) for curve in trace(weights)]
-    curve = next(iter(trace(np.ones((1, len(clusters))))), None)
+    if counts is None:
+        drawn = [curve for weights in resample(clusters, resamples, seed) for curve in trace(weights)]
+        curve = next(iter(trace(np.ones((1, len(clusters))))), None)
+    else:
+        groups = np.arange(len(counts))
+        drawn = [curve for weights in resample(groups, resamples, seed) for curve in trace(weights @ counts)]
+        curve = next(iter(trace(counts.sum(axis=0, keepdims=True))), None)
     if curve is None or not drawn:
         return np.full(len(trials), np.nan), np.full(len(trials), np.nan)
     # Between two points a curve may be all but 1. No share of that many trials is, except 1 itself, and the variance of

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
+from pneumoscope.evaluation.intervals.many_images import MANY
 from pneumoscope.evaluation.intervals.proportions import UNDEFINED, Bools, Bounds, Floats, Ints
 
 BISECTIONS = 12  # to 1/4096 of the range searched
 ROUNDING = 1e-9  # by which equal errors may seem to differ
 CELLS = 1 << 24  # simulated labels held at once
+
+
+Draw: TypeAlias = Callable[[Floats], Floats]  # the images' probabilities (N,) to shares of positives by bin (B, bins)
 
 
 @dataclass(frozen=True)
@@ -20,7 +26,7 @@ class _Simulation:
     stated: Floats  # (N,) probabilities
     bins: Ints  # (N,) their bins, rising
     shares: Floats  # (B, bins) how images spread over the bins in resamples of the patients
-    uniform: Floats  # (B, N) uniform random numbers
+    draw: Draw  # labels, always from the same random numbers
     share: Floats  # (bins,) share of the images
     gap: Floats  # (bins,) observed minus stated frequency, times the share
     middle: Floats  # (bins,) mean stated probability, times the share
@@ -33,12 +39,8 @@ class _Simulation:
         side = np.where(self.gap == 0, np.where(self.middle <= self.share / 2, 1, -1), np.sign(self.gap))
         gaps = side * np.maximum(np.abs(self.gap) - move * self.unit, 0)
         shift = _divide(gaps, self.share)
-        labels = self.uniform < np.clip(self.stated + shift[self.bins], 0, 1)
-        filled, starts = np.unique(self.bins, return_index=True)
-        n = len(self.stated)
-        stated = np.bincount(self.bins, self.stated, len(self.share)) / n
-        observed = shift * (self.shares - self.share)
-        observed[:, filled] += np.add.reduceat(labels, starts, axis=1, dtype=np.int32) / n - stated[filled]
+        labels = self.draw(np.clip(self.stated + shift[self.bins], 0, 1))
+        observed = shift * (self.shares - self.share) + (labels - self.middle)
         return float(np.abs(gaps).sum()), np.abs(observed).sum(1)
 
 
@@ -75,10 +77,14 @@ def calibration_error_interval(
     error = np.sqrt(mean_by_bin(stated * (1 - stated)) / n)
     if not (error.any() or (fitted * (1 - fitted)).any()):
         return UNDEFINED
-    shares = shares[: max(100, CELLS // n)]
-    uniform = draw_uniform(correct - fitted, np.sqrt(fitted * (1 - fitted)), clusters, len(shares), seed)
+    residuals, spreads = correct - fitted, np.sqrt(fitted * (1 - fitted))
+    if n > MANY:
+        draw = _draw_sums(residuals, spreads, clusters, bins, shares.shape, seed)
+    else:
+        shares = shares[: max(100, CELLS // n)]
+        draw = _draw_labels(draw_uniform(residuals, spreads, clusters, len(shares), seed), bins, count)
     return _invert(
-        _Simulation(stated, bins, shares, uniform, share, gap, mean_by_bin(stated), error + np.abs(gap)),
+        _Simulation(stated, bins, shares, draw, share, gap, mean_by_bin(stated), error + np.abs(gap)),
         observed,
         1 - confidence,
     )
@@ -117,12 +123,52 @@ def draw_uniform(residuals: Floats, spreads: Floats, clusters: Ints, rows: int, 
         return rng.random((rows, n))
     from scipy.special import ndtr
 
-    pairs = (np.bincount(clusters, part) ** 2 - np.bincount(clusters, part**2) for part in (residuals, spreads))
-    products, largest = (float(part.sum()) for part in pairs)
-    correlation = np.sin(np.pi / 2 * np.clip(products / largest, 0, 1)) if largest > 0 else 0.0
+    correlation = np.sin(np.pi / 2 * _correlate(residuals, spreads, clusters))
     common = rng.standard_normal((rows, int(clusters.max()) + 1))[:, clusters]
     uniform: Floats = ndtr(np.sqrt(correlation) * common + np.sqrt(1 - correlation) * rng.standard_normal((rows, n)))
     return uniform
+
+
+def _correlate(residuals: Floats, spreads: Floats, clusters: Ints) -> float:
+    """The correlation of the residuals of a patient's images, in [0, 1]."""
+    pairs = (np.bincount(clusters, part) ** 2 - np.bincount(clusters, part**2) for part in (residuals, spreads))
+    products, largest = (float(part.sum()) for part in pairs)
+    return float(np.clip(products / largest, 0, 1)) if largest > 0 else 0.0
+
+
+def _draw_labels(uniform: Floats, bins: Ints, count: int) -> Draw:
+    """Draw each image's label by uniform numbers (B, N)."""
+    filled, starts = np.unique(bins, return_index=True)
+
+    def draw(probabilities: Floats) -> Floats:
+        shares = np.zeros((len(uniform), count))
+        labels = uniform < probabilities
+        shares[:, filled] = np.add.reduceat(labels, starts, axis=1, dtype=np.int32) / len(bins)
+        return shares
+
+    return draw
+
+
+def _draw_sums(
+    residuals: Floats, spreads: Floats, clusters: Ints, bins: Ints, shape: tuple[int, ...], seed: int
+) -> Draw:
+    """Draw the sums of many labels by bin, which are normally distributed, with the covariance of the labels."""
+    count = shape[1]
+    correlation = _correlate(residuals, spreads, clusters)
+    normal = np.random.default_rng([seed, 1]).standard_normal(shape)
+    cells = clusters * count + bins
+
+    def draw(probabilities: Floats) -> Floats:
+        variances = np.bincount(bins, probabilities * (1 - probabilities), count)
+        covariance = np.diag(variances + 1e-9)
+        if correlation > 0:
+            spread = np.sqrt(probabilities * (1 - probabilities))
+            by_patient = np.bincount(cells, spread, (int(clusters.max()) + 1) * count).reshape(-1, count)
+            covariance += correlation * (by_patient.T @ by_patient - np.diag(variances))
+        means = np.bincount(bins, probabilities, count)
+        return np.asarray((means + normal @ np.linalg.cholesky(covariance).T) / len(bins))
+
+    return draw
 
 
 def _divide(gaps: Floats, share: Floats) -> Floats:

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from pneumoscope.evaluation.intervals.bootstrap import resample
 from pneumoscope.evaluation.intervals.delong import auroc_covariance, find_placements
+from pneumoscope.evaluation.intervals.many_images import MANY, join_patients
 from pneumoscope.evaluation.intervals.proportions import (
     CONFIDENCE,
     Bools,
@@ -114,6 +115,8 @@ def compare_macro_auroc(
     sums = np.array([_sum_by_cluster(row, clusters)[0] for row in added]) / len(present)
     covariance = patients / max(1, patients - 1) * sums @ sums.T
     difference = _compare_areas(areas.mean(1), covariance, _count_fewest_patients(labels, clusters))
+    if len(labels) > MANY:  # the bootstrap, for comparison, would take hours
+        return difference
     draws = [
         np.subtract(*(measure(labels, p, weights=weights)["auroc"] for p in probabilities[::-1]))
         for weights in resample(clusters, resamples, seed)
@@ -263,6 +266,8 @@ def _design_effect(values: NDArray[Any], clusters: Ints) -> float:
 
 def _resample_means(values: NDArray[Any], clusters: Ints, resamples: int, seed: int) -> Floats:
     """Means (B,) of bootstrap resamples of patients."""
+    if len(clusters) > MANY:
+        clusters = join_patients(clusters, seed)
     sums, counts = _sum_by_cluster(values, clusters)
     draws = resample(np.arange(len(sums)), resamples, seed)
     return np.concatenate([weights @ sums / (weights @ counts) for weights in draws])

@@ -93,8 +93,9 @@ def rate_interval(hits: Bools, among: Bools, clusters: Ints, confidence: float) 
 def rate_trials(hits: Bools, among: Bools, clusters: Ints) -> tuple[float, float]:
     """A rate, and of how many independent images it would be as certain (see `rate_interval`), of at least one."""
     trials = int(among.sum())
-    _, cluster = np.unique(clusters[among], return_inverse=True)
-    sizes, hits_by_patient = np.bincount(cluster), np.bincount(cluster, hits[among])
+    sizes = np.bincount(clusters[among])
+    present = sizes > 0
+    sizes, hits_by_patient = sizes[present], np.bincount(clusters[among], hits[among])[present]
     value = float(hits_by_patient.sum() / trials)
     rare = min(hits_by_patient.sum(), trials - hits_by_patient.sum())
     largest = float((sizes**2).sum() / trials)  # the design effect where all images of a patient agree
