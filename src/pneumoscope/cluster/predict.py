@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from pneumoscope import __version__
+from pneumoscope import __version__, errors
 from pneumoscope.cluster import plan
 from pneumoscope.cluster.engine import open_ray
 from pneumoscope.cluster.listing import list_images
@@ -33,7 +34,7 @@ class Workers:
 
     Attributes:
         address: of the Ray cluster, `HOST:PORT` or `auto`; by default `$RAY_ADDRESS`, else one on this machine.
-        count: processes at most; by default as many as the cluster has room for.
+        count: processes at most; by default as many as the cluster has cores for.
         cpus: cores that each process computes with.
         part_size: images that one file of the output holds. A worker that dies loses the part that it was at.
     """
@@ -153,9 +154,9 @@ def _predict(
             f"{out.url}: {len(left)} of {len(work.parts)} parts are not here after the run. All machines of the "
             "cluster must write to the same place: choose a folder that they share, or a bucket."
         )
-    errors = plan.read_errors(out)
-    reasons = tuple(islice(errors, 5))
-    return ClusterPredictions(out.url, work.images, new, len(reasons) + sum(1 for _ in errors), reasons)
+    failures = plan.read_errors(out)
+    reasons = tuple(islice(failures, 5))
+    return ClusterPredictions(out.url, work.images, new, len(reasons) + sum(1 for _ in failures), reasons)
 
 
 def _run(ray: Any, job: Job, out: Storage, parts: list[plan.Part], workers: Workers) -> Iterator[int]:
@@ -177,26 +178,20 @@ def _run(ray: Any, job: Job, out: Storage, parts: list[plan.Part], workers: Work
     try:
         for row in rows.iter_rows():
             yield int(row["images"])
-    except Exception as problem:
-        if isinstance(problem, PneumoscopeError):
-            raise
-        raise _explain(problem) from None
+    except Exception as problem:  # Ray raises errors of many kinds
+        raise _explain(str(problem)) from None
 
 
 def _count_workers(ray: Any, workers: Workers, blocks: int) -> int:
-    room = int(ray.cluster_resources().get("CPU", 1)) // workers.cpus
-    if room < 1:
+    most = int(ray.cluster_resources().get("CPU", 1)) // workers.cpus
+    if most < 1:
         raise ServiceError(f"no machine of the cluster has {workers.cpus} cores. Lower `cpus_per_worker`.")
-    return max(1, min(workers.count or room, blocks))
+    return max(1, min(workers.count or most, blocks))
 
 
-def _explain(problem: BaseException) -> PneumoscopeError:
-    """Our own error behind what Ray raises; else one that says that the run may be repeated."""
-    cause: BaseException | None = problem
-    while cause is not None:
-        if isinstance(cause, PneumoscopeError):
-            return cause
-        cause = getattr(cause, "cause", None) or cause.__cause__
-    return ServiceError(
-        f"the cluster failed: {shorten(str(problem), 300)}. Run the command again: it goes on where it was."
-    )
+def _explain(text: str) -> PneumoscopeError:
+    """Our own error in the stack trace of a worker; else one that says that the run may be repeated."""
+    if found := re.search(r"^pneumoscope\.errors\.(\w+): (.*)$", text, re.MULTILINE):
+        kind: type[PneumoscopeError] = getattr(errors, found[1])
+        return kind(found[2])
+    return ServiceError(f"the cluster failed: {shorten(text, 300)}. Run the command again: it goes on where it was.")
