@@ -1,12 +1,13 @@
 """Predictions on 1, 2 and 4 nodes of a Ray cluster on this machine, with a driver, a worker and a node killed.
 
     python benchmarks/cluster_predict.py [--images 2000] [--nodes 1 2 4] [--part-size 100] [--size 224]
+    python benchmarks/cluster_predict.py --images 1000 --copies 20 --nodes 2 --kills-only
     python benchmarks/cluster_predict.py --plan 1000000
 
 Each node is a set of processes of Ray with one core of its own to give away; all share its cores, so more
 nodes than cores show overhead, not speed. The images are phantoms. In the last run the driver is killed when a tenth of
 the images is done and started again; then a worker and a node are killed. Then every image must have one row.
-The second command only plans: so many addresses that lead nowhere, twice, as a run that goes on does.
+With copies, each image has as many names, which count as images. The last command only plans: so many addresses that lead nowhere, twice, as a run that goes on does.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--part-size", type=int, default=100)
     parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--copies", type=int, default=1)
+    parser.add_argument("--kills-only", action="store_true")
     parser.add_argument("--plan", type=int)
     arguments = parser.parse_args()
     if arguments.plan:
@@ -48,13 +51,25 @@ def main() -> None:
     os.environ |= {"RAY_AUTH_TOKEN": os.urandom(32).hex(), "RAY_BACKEND_LOG_LEVEL": "fatal"}
     with tempfile.TemporaryDirectory() as kept:
         images = write_phantoms(Path(kept, "images"), count=arguments.images, seed=1, size=arguments.size)
-        start = time.perf_counter()
-        run_command("predict", images, "--out", Path(kept, "one.csv"))
-        seconds = time.perf_counter() - start
-        print(f"predict alone, {count_threads()} threads: {seconds:.1f} s, {arguments.images / seconds:.1f} images/s")
-        for nodes in arguments.nodes:
-            measure(images, Path(kept, f"out-{nodes}"), nodes, arguments)
+        copy(images, arguments.copies)
+        arguments.images *= arguments.copies
+        if not arguments.kills_only:
+            start = time.perf_counter()
+            run_command("predict", images, "--out", Path(kept, "one.csv"))
+            seconds = time.perf_counter() - start
+            print(
+                f"predict alone, {count_threads()} threads: {seconds:.1f} s, {arguments.images / seconds:.1f} images/s"
+            )
+            for nodes in arguments.nodes:
+                measure(images, Path(kept, f"out-{nodes}"), nodes, arguments)
         kill(images, Path(kept, "killed"), max(arguments.nodes), arguments)
+
+
+def copy(images: Path, copies: int) -> None:
+    """Give each image more names."""
+    for file in [*images.glob("*/*/*.png")] if copies > 1 else []:
+        for number in range(1, copies):
+            file.with_name(f"{number}-{file.name}").hardlink_to(file)
 
 
 def measure_plan(count: int) -> None:
@@ -65,10 +80,10 @@ def measure_plan(count: int) -> None:
         out = Storage(kept)
         for _ in range(2):
             start = time.perf_counter()
-            new = extend_plan(out, images, 1000)
+            new = extend_plan(out, images, 1000, {})
             parts = len(find_work(out).missing)
             print(f"{count} images, {new} new, {parts} parts: {time.perf_counter() - start:.1f} s")
-        size = Path(kept, "plans", "000000.parquet").stat().st_size
+        size = sum(each.stat().st_size for each in Path(kept, "plans").iterdir())
     more = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / count
     print(f"plan: {size / count:.0f} bytes an image on disk, {more:.0f} in memory")
 

@@ -66,8 +66,8 @@ def predict(
     echo(f"Predictions: {found.out}/predictions", err=True)
     echo(f"{found.images} images, {found.new} of them now.", err=True)
     if found.failed:
-        echo(f"{found.failed} of {found.images} have no prediction:", err=True)
+        echo(f"{found.failed} of these have no prediction. The column error names all reasons, such as:", err=True)
         for reason in found.reasons:
             echo(reason, err=True)
-    if found.failed == found.images:
+    if found.new and found.failed == found.new:
         raise typer.Exit(3)

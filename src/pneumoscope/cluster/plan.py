@@ -2,7 +2,8 @@
 
 A plan is a list of images in parts of equal size. Part 7 of the first plan is always the same images, and always
 becomes the file `predictions/000000-000007.parquet`, which appears whole or not at all. So the files that are there say
-what is done: nothing else is kept, no image can be missing or double, and a part may be computed twice.
+what is done: nothing else is kept, no image can be missing or double, and a part may be computed twice. Plans are
+short, because whoever reads one part reads the index of its plan.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pneumoscope.errors import DataError, UsageError
 
 ABOUT, PLANS, PREDICTIONS = "cluster.json", "plans", "predictions"
 _PLAN = re.compile(r"\d{6}\.parquet")
-_BATCH = 10_000  # images that are held as objects at a time
+_PARTS = 100  # of a plan at most
 
 
 @dataclass(frozen=True, order=True)
@@ -46,15 +47,14 @@ class Work:
     images: int
 
 
-def claim_output(out: Storage, about: Mapping[str, Any]) -> None:
-    """Write down how images are predicted, or check that the output was begun in the same way.
+def check_output(out: Storage, about: Mapping[str, Any]) -> None:
+    """Check that an output, if it was begun, was begun in the same way.
 
     Raises:
         UsageError: it holds predictions of another model or with other options.
-        DataError: it cannot be read or written.
+        DataError: it cannot be read.
     """
     if not out.exists(ABOUT):
-        out.write(ABOUT, (json.dumps(about, indent=2) + "\n").encode())
         return
     try:
         earlier = json.loads(out.read(ABOUT))
@@ -70,8 +70,8 @@ def claim_output(out: Storage, about: Mapping[str, Any]) -> None:
         )
 
 
-def extend_plan(out: Storage, images: Iterable[ListedImage], part_size: int) -> int:
-    """Add a plan for the images that no earlier plan has.
+def extend_plan(out: Storage, images: Iterable[ListedImage], part_size: int, about: Mapping[str, Any]) -> int:
+    """Add plans for the images that no earlier plan has, and write down how they are predicted.
 
     Returns:
         How many images are new.
@@ -82,15 +82,15 @@ def extend_plan(out: Storage, images: Iterable[ListedImage], part_size: int) -> 
     plans = _list_plans(out)
     known = {bytes.fromhex(each) for plan in plans for each in _read_column(out, _name_plan(plan), "id")}
     new = (image for image in images if bytes.fromhex(image.id) not in known)
-    schema = _make_schema()
-    sink, count = io.BytesIO(), 0
-    with parquet.ParquetWriter(sink, schema) as writer:
-        while batch := list(islice(new, max(1, _BATCH // part_size) * part_size)):
-            count += len(batch)
-            rows = pyarrow.Table.from_pylist([asdict(each) for each in batch], schema)
-            writer.write_table(rows, row_group_size=part_size)
-    if count:
-        out.write(_name_plan(len(plans)), sink.getvalue())
+    number, count = len(plans), 0
+    while batch := list(islice(new, _PARTS * part_size)):
+        sink = io.BytesIO()
+        rows = pyarrow.Table.from_pylist([asdict(each) for each in batch], _make_schema())
+        parquet.write_table(rows, sink, row_group_size=part_size)
+        out.write(_name_plan(number), sink.getvalue())
+        number, count = number + 1, count + len(batch)
+    if not out.exists(ABOUT):
+        out.write(ABOUT, (json.dumps(about, indent=2) + "\n").encode())
     return count
 
 
@@ -114,12 +114,6 @@ def read_part(out: Storage, part: Part) -> list[ListedImage]:
 
     with out.open(_name_plan(part.plan)) as file, parquet.ParquetFile(file) as plan:
         return [ListedImage(**row) for row in plan.read_row_group(part.number, use_threads=False).to_pylist()]
-
-
-def read_errors(out: Storage) -> Iterator[str]:
-    """Why images have no prediction, of all parts that there are."""
-    for name in sorted(out.list_names(PREDICTIONS)):
-        yield from filter(None, _read_column(out, f"{PREDICTIONS}/{name}", "error"))
 
 
 def _list_plans(out: Storage) -> list[int]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
-from itertools import islice
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from pneumoscope.inference.formats import to_table
 from pneumoscope.text import shorten
 
 _BLOCKS = 10_000  # pieces of work that Ray keeps a record of at most
+_REASONS = 5  # of images without a prediction that are named
 _RETRIES = 3  # of a part whose worker died; a worker that always dies must not be started for ever
 
 
@@ -53,15 +53,15 @@ class ClusterPredictions:
         out: the folder or bucket of the predictions.
         images: with a row, of all runs so far.
         new: that this run predicted.
-        failed: without a prediction, of all runs so far.
-        reasons: of the first of them.
+        failed: those of them without a prediction.
+        reasons: of some of these.
     """
 
     out: str
     images: int
-    new: int
-    failed: int
-    reasons: tuple[str, ...]
+    new: int = 0
+    failed: int = 0
+    reasons: tuple[str, ...] = ()
 
 
 class PartPredictor:
@@ -71,21 +71,24 @@ class PartPredictor:
         self._predictor = ListPredictor(job)
         self._out = out
 
-    def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[int]]:
-        """Predict the parts of a batch; gives the number of images of each."""
+    def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[Any]]:
+        """Predict the parts of a batch; gives the number of images of each, of errors, and one of them."""
         parts = map(plan.Part, batch["plan"].tolist(), batch["number"].tolist())
-        return {"images": [self._predict(part) for part in parts]}
+        done = [self._predict(part) for part in parts]
+        new, failed, reason = zip(*done, strict=True)
+        return {"new": list(new), "failed": list(failed), "reason": list(reason)}
 
-    def _predict(self, part: plan.Part) -> int:
+    def _predict(self, part: plan.Part) -> tuple[int, int, str]:
         from pyarrow import parquet
 
         if self._out.exists(part.name):  # by this worker before it died, or by another one
-            return 0
+            return 0, 0, ""
         rows = list(self._predictor.run(plan.read_part(self._out, part)))
         sink = io.BytesIO()
         parquet.write_table(to_table(rows), sink)
         self._out.write(part.name, sink.getvalue())
-        return len(rows)
+        failures = [row["error"] for row in rows if row["error"] is not None]
+        return len(rows), len(failures), next(iter(failures), "")
 
 
 @checked
@@ -139,28 +142,31 @@ def _predict(
 ) -> ClusterPredictions:
     job = make_job(model, options)
     about = {"schema": 1, "version": __version__, "model_sha256": job.fingerprint, "options": asdict(options)}
-    plan.claim_output(out, about)
-    plan.extend_plan(out, list_images(data, *how), workers.part_size)
+    plan.check_output(out, about)
+    plan.extend_plan(out, list_images(data, *how), workers.part_size, about)
     work = plan.find_work(out)
-    new = 0
+    found = ClusterPredictions(out.url, work.images)
     if work.missing:
         with open_ray(workers.address) as ray:
-            for count in _run(ray, job, out, work.missing, workers):
-                new += count
+            for done in _run(ray, job, out, work.missing, workers):
+                found = _add(found, **done)
                 if progress is not None:
-                    progress("Predicting", new, len(work.missing) * workers.part_size)
+                    progress("Predicting", found.new, max(found.new, len(work.missing) * workers.part_size))
     if left := plan.find_work(out).missing:
         raise DataError(
             f"{out.url}: {len(left)} of {len(work.parts)} parts are not here after the run. All machines of the "
             "cluster must write to the same place: choose a folder that they share, or a bucket."
         )
-    failures = plan.read_errors(out)
-    reasons = tuple(islice(failures, 5))
-    return ClusterPredictions(out.url, work.images, new, len(reasons) + sum(1 for _ in failures), reasons)
+    return found
 
 
-def _run(ray: Any, job: Job, out: Storage, parts: list[plan.Part], workers: Workers) -> Iterator[int]:
-    """Predict parts on a cluster, and yield how many images are done as they are."""
+def _add(found: ClusterPredictions, new: int, failed: int, reason: str) -> ClusterPredictions:
+    reasons = (*found.reasons, reason)[:_REASONS] if reason else found.reasons
+    return replace(found, new=found.new + new, failed=found.failed + failed, reasons=reasons)
+
+
+def _run(ray: Any, job: Job, out: Storage, parts: list[plan.Part], workers: Workers) -> Iterator[dict[str, Any]]:
+    """Predict parts on a cluster, and yield what was done of each."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     blocks = min(len(parts), _BLOCKS)
@@ -176,8 +182,7 @@ def _run(ray: Any, job: Job, out: Storage, parts: list[plan.Part], workers: Work
         max_task_retries=_RETRIES,
     )
     try:
-        for row in rows.iter_rows():
-            yield int(row["images"])
+        yield from rows.iter_rows()
     except Exception as problem:  # Ray raises errors of many kinds
         raise _explain(str(problem)) from None
 

@@ -107,7 +107,7 @@ class Storage:
         """Open a file, to read parts of it."""
         system, path = self._opened
         with reaching(join(self.url, name)):
-            file = system.open(join(path, name), "rb")
+            file = system.open(join(path, name), "rb", block_size=2**20)  # of S3 it is 50 MB by default
         with file:
             yield file
 
