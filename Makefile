@@ -35,5 +35,5 @@ clean:
 	touch $@
 
 .venv/installed-dev: .venv/installed
-	$(INSTALL) ".[train,dicom,serve,docs,dev]"
+	$(INSTALL) ".[train,dicom,serve,ray,docs,dev]"
 	touch $@

@@ -43,6 +43,7 @@ MANY_PARAMETERS: dict[str, str] = {
     "training.adapt.adapt": "the options of the command",
     "training.cross_validation.cross_validate": "the options of the command",
     "training.tuning.tune": "the options of the command",
+    "cli.cluster.predict": "the options of the command",
     "cli.crossval.crossval": "the options of the command",
     "cli.tune.tune": "the options of the command",
     "cli.train.train": "the options of the command",

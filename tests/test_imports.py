@@ -17,7 +17,19 @@ import pneumoscope
 ROOT = Path(__file__).parents[1]
 SOURCE = Path(pneumoscope.__file__).parent
 WITHOUT_TORCH = ("images", "datasets", "inference", "evaluation", "auditing")
-HEAVY = {"torch", "torchvision", "timm", "matplotlib", "pyarrow", "scipy", "PIL", "numpy", "sklearn", "onnxruntime"}
+HEAVY = {
+    "torch",
+    "torchvision",
+    "timm",
+    "matplotlib",
+    "pyarrow",
+    "scipy",
+    "PIL",
+    "numpy",
+    "sklearn",
+    "onnxruntime",
+    "ray",
+}
 
 
 def name_of(path: Path) -> str:

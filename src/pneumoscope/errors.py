@@ -104,6 +104,7 @@ EXTRAS = {  # what each extra installs, by the names under which it is imported
         "starlette",
         "uvicorn",
     },
+    "ray": {"fsspec", "ray"},
     "tune": {"colorlog", "optuna"},
 }
 

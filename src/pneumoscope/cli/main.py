@@ -15,6 +15,7 @@ from typer.exceptions import TyperException
 from pneumoscope import __version__
 from pneumoscope.cli.adapt import adapt
 from pneumoscope.cli.app import PanelCommand, TableCommand, describe_parsing, make_group
+from pneumoscope.cli.cluster import cluster_app
 from pneumoscope.cli.crossval import crossval
 from pneumoscope.cli.data import data_app
 from pneumoscope.cli.database import database_app
@@ -75,6 +76,7 @@ app.add_typer(models_app, name="models", rich_help_panel=_MODELS)
 app.add_typer(data_app, name="data", rich_help_panel=_DATA)
 dicom_app.command(cls=PanelCommand)(node)
 app.add_typer(dicom_app, name="dicom", rich_help_panel=_USING)
+app.add_typer(cluster_app, name="cluster", rich_help_panel=_USING)
 app.add_typer(reviews_app, name="reviews", rich_help_panel=_USING)
 app.add_typer(database_app, name="database", rich_help_panel=_USING)
 app.add_typer(tokens_app, name="tokens", rich_help_panel=_USING)

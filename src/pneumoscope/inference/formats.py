@@ -19,7 +19,7 @@ from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION, UNCERTAIN
 from pneumoscope.errors import MissingExtraError
 from pneumoscope.files import format_rows, path_in_file, write_bytes, write_text
 from pneumoscope.inference.overlays import OverlayFolder
-from pneumoscope.inference.prediction import IDENTITY, Prediction, log_warnings
+from pneumoscope.inference.prediction import Prediction, log_warnings
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.text import printable, printable_line
 
@@ -160,18 +160,24 @@ def _describe_decision(row: Row) -> str:
 
 def _to_parquet(rows: Sequence[Row]) -> bytes:
     try:
-        import pyarrow
         import pyarrow.parquet
     except ImportError:
         raise MissingExtraError(
             'Parquet needs pyarrow: pip install "pneumoscope[train]". Or choose another format.'
         ) from None
 
-    texts = {"path", "label", "predicted_label", "decision", "prediction_set", "warnings", "error", "group", *IDENTITY}
-    texts -= {"age"}
-    schema = pyarrow.schema(
-        [(name, pyarrow.string() if name in texts else pyarrow.float64()) for name in rows[0]] if rows else []
-    )
     sink = io.BytesIO()
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(rows), schema=schema), sink)
+    pyarrow.parquet.write_table(to_table(rows), sink)
     return sink.getvalue()
+
+
+def to_table(rows: Sequence[Row]) -> Any:
+    """Rows as a `pyarrow.Table` whose columns have the same types whatever is missing."""
+    import pyarrow
+
+    numbers = {"probability", "ood_score", "age"}
+    kinds = {
+        name: pyarrow.float64() if name in numbers or name.startswith("probability_") else pyarrow.string()
+        for name in (rows[0] if rows else ())
+    }
+    return pyarrow.Table.from_pylist(list(rows), schema=pyarrow.schema(list(kinds.items())))

@@ -1,0 +1,85 @@
+"""Ray: connect to a cluster, or start one on this machine that nothing outside it can reach."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import secrets
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from pneumoscope.errors import MissingExtraError, ServiceError
+from pneumoscope.text import shorten
+
+_STORE = 100 * 2**20  # bytes of shared memory: only models and names of parts go through it
+
+
+@contextmanager
+def open_ray(address: str | None = None, cpus: int | None = None) -> Iterator[Any]:
+    """Use the cluster at an address, else one on this machine that ends with the context; a running one is kept.
+
+    Nothing is reported to the makers of Ray, there is no dashboard, a cluster on this machine listens on loopback only,
+    and every cluster needs its token (`RAY_AUTH_TOKEN`), unless `RAY_AUTH_MODE` says otherwise. Where Ray has been
+    imported before, its own defaults hold.
+
+    Args:
+        address: `HOST:PORT` or `auto`; by default `$RAY_ADDRESS`, else none.
+        cpus: of a cluster on this machine; by default all cores.
+
+    Yields:
+        The module `ray`.
+
+    Raises:
+        MissingExtraError: Ray is not installed.
+        ServiceError: there is no cluster at the address, or it refuses.
+    """
+    address = address or os.environ.get("RAY_ADDRESS") or None
+    if "ray" not in sys.modules:  # it reads these when it is imported; where that has been done, its own defaults count
+        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        os.environ.setdefault("RAY_DATA_LOG_LEVEL", "CRITICAL")  # errors are raised, too
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+        if address is None:
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+            os.environ.setdefault(
+                "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0"
+            )  # on any system: then its ports are loopback
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Ray warns of its own parts, and of processes that it has ended
+        ray = _import_ray()
+        if ray.is_initialized():
+            yield ray
+            return
+        _start(ray, address, cpus)
+        try:
+            yield ray
+        finally:
+            ray.shutdown()
+            gc.collect()
+
+
+def _import_ray() -> Any:
+    try:
+        import ray
+        import ray.data
+    except ImportError:
+        raise MissingExtraError('Predicting on a cluster needs Ray: pip install "pneumoscope[ray]".') from None
+    return ray
+
+
+def _start(ray: Any, address: str | None, cpus: int | None) -> None:
+    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    if address is None:
+        options |= {"include_dashboard": False, "object_store_memory": _STORE, "num_cpus": cpus}
+    try:
+        ray.init(address=address or "local", **options)
+    except Exception as problem:  # Ray raises errors of many kinds
+        reason = shorten(str(problem) or type(problem).__name__, 300)
+        raise ServiceError(
+            f"{address or 'this machine'}: no Ray cluster could be used ({reason}). Check the address, and that "
+            "RAY_AUTH_TOKEN is the token of the cluster."
+        ) from None

@@ -1,0 +1,202 @@
+"""Predicts any number of images on the machines of a Ray cluster."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pneumoscope import __version__, errors
+from pneumoscope.cluster import plan
+from pneumoscope.cluster.engine import open_ray
+from pneumoscope.cluster.listing import list_images
+from pneumoscope.cluster.storage import Storage
+from pneumoscope.cluster.worker import Job, ListPredictor, Options, make_job
+from pneumoscope.config import Progress, checked
+from pneumoscope.datasets.columns import Naming
+from pneumoscope.errors import DataError, PneumoscopeError, ServiceError
+from pneumoscope.files import lock_folder
+from pneumoscope.images.read import Reading
+from pneumoscope.inference.formats import to_table
+from pneumoscope.text import shorten
+
+_BLOCKS = 10_000  # pieces of work that Ray keeps a record of at most
+_REASONS = 5  # of images without a prediction that are named
+_RETRIES = 3  # of a part whose worker died; a worker that always dies must not be started for ever
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Where and how many processes predict.
+
+    Attributes:
+        address: of the Ray cluster, `HOST:PORT` or `auto`; by default `$RAY_ADDRESS`, else one on this machine.
+        count: processes at most; by default as many as the cluster has cores for.
+        cpus: cores that each process computes with.
+        part_size: images that one file of the output holds. A worker that dies loses the part that it was at.
+    """
+
+    address: str | None = None
+    count: int | None = None
+    cpus: int = 1
+    part_size: int = 1000
+
+
+@dataclass(frozen=True)
+class ClusterPredictions:
+    """What a run on a cluster has done.
+
+    Attributes:
+        out: the folder or bucket of the predictions.
+        images: with a row, of all runs so far.
+        new: that this run predicted.
+        failed: those of them without a prediction.
+        reasons: of some of these.
+    """
+
+    out: str
+    images: int
+    new: int = 0
+    failed: int = 0
+    reasons: tuple[str, ...] = ()
+
+
+class PartPredictor:
+    """An actor of Ray that predicts whole parts, and writes each as one file."""
+
+    def __init__(self, job: Job, out: Storage) -> None:
+        self._predictor = ListPredictor(job)
+        self._out = out
+
+    def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[Any]]:
+        """Predict the parts of a batch; gives the number of images of each, of errors, and one of them."""
+        parts = map(plan.Part, batch["plan"].tolist(), batch["number"].tolist())
+        done = [self._predict(part) for part in parts]
+        new, failed, reason = zip(*done, strict=True)
+        return {"new": list(new), "failed": list(failed), "reason": list(reason)}
+
+    def _predict(self, part: plan.Part) -> tuple[int, int, str]:
+        from pyarrow import parquet
+
+        if self._out.exists(part.name):  # by this worker before it died, or by another one
+            return 0, 0, ""
+        rows = list(self._predictor.run(plan.read_part(self._out, part)))
+        sink = io.BytesIO()
+        parquet.write_table(to_table(rows), sink)
+        self._out.write(part.name, sink.getvalue())
+        failures = [row["error"] for row in rows if row["error"] is not None]
+        return len(rows), len(failures), next(iter(failures), "")
+
+
+@checked
+def predict_on_cluster(
+    data: str,
+    out: str,
+    model: str | Path | None = None,
+    options: Options = Options(),
+    workers: Workers = Workers(),
+    reading: Reading = Reading(),
+    naming: Naming = Naming(),
+    progress: Progress | None = None,
+) -> ClusterPredictions:
+    """Predict the images of a folder, a table or a bucket, and write Parquet files.
+
+    An image that cannot be read has a row with its error. A run that was interrupted goes on if it is called again, and
+    predicts only what has no row yet; images that have been added since are predicted, too. Rows are in no order:
+    join them by `id`, `path` or `sha256`.
+
+    Args:
+        data: path or address, such as `s3://bucket/folder`; every machine of the cluster must reach the images.
+        out: folder that all machines share, or an address.
+        model: as for `pneumoscope.load`.
+        options: how images are predicted.
+        workers: where.
+        reading: how to read images.
+        naming: the columns of a table.
+        progress: called with the number of files done.
+
+    Raises:
+        DataError: there are no images, or they or the output cannot be reached.
+        ServiceError: the cluster cannot be used.
+        UsageError: the output was begun with another model or other options, or another run writes there.
+        MissingExtraError: Ray is not installed, or the package for a kind of address.
+    """
+    place = Storage(out if not Storage(out).is_local else str(Path(out).absolute()))
+    if not place.is_local:
+        return _predict(data, place, model, options, workers, (reading, naming), progress)
+    with lock_folder(Path(place.url)):
+        return _predict(data, place, model, options, workers, (reading, naming), progress)
+
+
+def _predict(
+    data: str,
+    out: Storage,
+    model: str | Path | None,
+    options: Options,
+    workers: Workers,
+    how: tuple[Reading, Naming],
+    progress: Progress | None,
+) -> ClusterPredictions:
+    job = make_job(model, options)
+    about = {"schema": 1, "version": __version__, "model_sha256": job.fingerprint, "options": asdict(options)}
+    plan.check_output(out, about)
+    plan.extend_plan(out, list_images(data, *how), workers.part_size, about)
+    work = plan.find_work(out)
+    found = ClusterPredictions(out.url, work.images)
+    if work.missing:
+        with open_ray(workers.address) as ray:
+            for done in _run(ray, job, out, work.missing, workers):
+                found = _add(found, **done)
+                if progress is not None:
+                    progress("Predicting", found.new, max(found.new, len(work.missing) * workers.part_size))
+    if left := plan.find_work(out).missing:
+        raise DataError(
+            f"{out.url}: {len(left)} of {len(work.parts)} parts are not here after the run. All machines of the "
+            "cluster must write to the same place: choose a folder that they share, or a bucket."
+        )
+    return found
+
+
+def _add(found: ClusterPredictions, new: int, failed: int, reason: str) -> ClusterPredictions:
+    reasons = (*found.reasons, reason)[:_REASONS] if reason else found.reasons
+    return replace(found, new=found.new + new, failed=found.failed + failed, reasons=reasons)
+
+
+def _run(ray: Any, job: Job, out: Storage, parts: list[plan.Part], workers: Workers) -> Iterator[dict[str, Any]]:
+    """Predict parts on a cluster, and yield what was done of each."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    blocks = min(len(parts), _BLOCKS)
+    work = ray.data.from_items([asdict(part) for part in parts], override_num_blocks=blocks)
+    rows = work.map_batches(
+        PartPredictor,
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=_count_workers(ray, workers, blocks)),
+        fn_constructor_args=(job, out),
+        num_cpus=workers.cpus,
+        num_gpus=1 if job.options.device == "cuda" else None,
+        max_restarts=-1,
+        max_task_retries=_RETRIES,
+    )
+    try:
+        yield from rows.iter_rows()
+    except Exception as problem:  # Ray raises errors of many kinds
+        raise _explain(str(problem)) from None
+
+
+def _count_workers(ray: Any, workers: Workers, blocks: int) -> int:
+    most = int(ray.cluster_resources().get("CPU", 1)) // workers.cpus
+    if most < 1:
+        raise ServiceError(f"no machine of the cluster has {workers.cpus} cores. Lower `cpus_per_worker`.")
+    return max(1, min(workers.count or most, blocks))
+
+
+def _explain(text: str) -> PneumoscopeError:
+    """Our own error in the stack trace of a worker; else one that says that the run may be repeated."""
+    if found := re.search(r"^pneumoscope\.errors\.(\w+): (.*)$", text, re.MULTILINE):
+        kind: type[PneumoscopeError] = getattr(errors, found[1])
+        return kind(found[2])
+    return ServiceError(f"the cluster failed: {shorten(text, 300)}. Run the command again: it goes on where it was.")

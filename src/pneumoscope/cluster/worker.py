@@ -1,0 +1,148 @@
+"""What one worker does: read listed images, predict them, and give a row for each."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pneumoscope import __version__
+from pneumoscope.cluster.listing import ListedImage
+from pneumoscope.cluster.storage import Reader, is_url
+from pneumoscope.datasets.pseudonyms import Pseudonyms, compute_pseudonym, open_key
+from pneumoscope.errors import DataError, UsageError
+from pneumoscope.images.prefetch import prefetch
+from pneumoscope.images.read import ImageBytes
+from pneumoscope.inference.features import Extract, read_source
+from pneumoscope.inference.formats import Row
+from pneumoscope.inference.predictor import Predictor, load
+from pneumoscope.models.model_folder import find_model
+from pneumoscope.models.references import locate_model
+
+_AHEAD = 32  # images that are read and waiting at most
+
+
+@dataclass(frozen=True)
+class Options:
+    """How images are predicted; see `pneumoscope.load`.
+
+    Attributes:
+        patient_ids: whether patients are named, and not replaced by pseudonyms.
+    """
+
+    device: str = "auto"
+    ood: bool = True
+    prevalence: float | None = None
+    threshold: float | str | None = None
+    alpha: float | None = None
+    false_alarms: float | None = None
+    refuse_out_of_scope: bool = False
+    patient_ids: bool = False
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a worker on another machine needs to predict as this one does.
+
+    Attributes:
+        files: the model folder: content by name.
+        options: how images are predicted.
+        key: behind the pseudonyms of patients; None where they are named.
+        version: of pneumoscope.
+    """
+
+    files: Mapping[str, bytes]
+    options: Options
+    key: bytes | None
+    version: str = __version__
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the model folder."""
+        digest = hashlib.sha256()
+        for name, content in sorted(self.files.items()):
+            digest.update(f"{name} {len(content)}\n".encode() + content)
+        return digest.hexdigest()
+
+
+def make_job(model: str | Path | None = None, options: Options = Options()) -> Job:
+    """Find a model, check that the options suit it, and pack it for other machines.
+
+    Raises:
+        ModelError, DownloadError, UsageError, MissingExtraError: as `pneumoscope.load`.
+    """
+    folder = find_model(locate_model(model))
+    files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    key = None if options.patient_ids else open_key(Pseudonyms().file)
+    _load(folder, options)
+    return Job(files, options, key)
+
+
+def _load(folder: str | Path, options: Options) -> Predictor:
+    wanted = asdict(options)
+    del wanted["patient_ids"]
+    return load(folder, wanted.pop("device"), **wanted)
+
+
+class ListPredictor:
+    """Predicts listed images, wherever they are.
+
+    Raises:
+        UsageError: this machine has another version of pneumoscope than the one that made the job.
+    """
+
+    def __init__(self, job: Job) -> None:
+        if job.version != __version__:
+            raise UsageError(
+                f"a worker has pneumoscope {__version__}, and this machine has {job.version}. Install one version "
+                "everywhere."
+            )
+        with tempfile.TemporaryDirectory() as kept:
+            for name, content in job.files.items():
+                path = Path(kept, name)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+            self.predictor = _load(kept, job.options)
+        self._key = job.key
+        self._reader = Reader()
+
+    def run(self, images: Iterable[ListedImage]) -> Iterator[Row]:
+        """Yield a row for each image, in order, with an error where there is no prediction.
+
+        Raises:
+            DataError: none of several images is within reach: then it is a mount or the access that is at fault.
+        """
+        images = list(images)
+        unreached: set[str] = set()
+        extracts = prefetch(lambda image: self._read(image, unreached), images, _AHEAD)
+        model, grouped = self.predictor.model, bool(self.predictor.decisions.groups)
+        for image, prediction in zip(images, self.predictor.run(extracts), strict=True):
+            identity = prediction.identity
+            if self._key is not None and identity["patient"]:
+                identity["patient"] = compute_pseudonym(self._key, identity["patient"])
+            row = prediction.to_row(model.labels, grouped=grouped) | {"path": image.path}
+            yield {"id": image.id, **row, **identity, "sha256": prediction.sha256 or None}
+        if len(unreached) == len(images) > 1:
+            raise DataError(
+                f"{platform.node()}: none of {len(images)} images can be reached, such as {images[0].path}. Every "
+                "machine of the cluster must reach them under this path."
+            )
+
+    def _read(self, image: ListedImage, unreached: set[str]) -> Extract:
+        sample, spec = image.to_sample(), self.predictor.model.input
+        if not is_url(image.path):
+            if not os.path.exists(image.path):  # noqa: PTH110 - pathlib raises where a name is too long
+                unreached.add(image.id)
+            return read_source(sample, spec)
+        try:
+            content = self._reader.read(image.path)
+        except DataError as problem:
+            unreached.add(image.id)
+            return Extract(sample, error=str(problem))
+        extract = read_source(ImageBytes(content, image.path, sample.reading), spec)
+        extract.source = sample
+        return extract
