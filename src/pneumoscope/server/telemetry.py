@@ -35,7 +35,9 @@ class Telemetry:
         text = "Images for the model that does not answer: kept, dropped because too many waited, or failed."
         self.shadows = counter("pneumoscope_shadow_images", text, ("result",))
         self._batches = histogram("pneumoscope_batch_images", "Images per batch.", buckets=(1, 2, 4, 8, 16, 32, 64))
-        self._batch_seconds = histogram("pneumoscope_batch_seconds", "Time to process a batch.", buckets=_SECONDS)
+        self._batch_seconds = histogram(
+            "pneumoscope_batch_seconds", "Time to predict a batch, without storing it.", buckets=_SECONDS
+        )
 
     def watch(
         self, images: Callable[[], int], buffered_bytes: Callable[[], int], capacity: int, more: Collector
