@@ -95,7 +95,8 @@ def test_many_images_of_one_request_are_answered_in_their_order_and_a_bad_one_sa
 
 
 @pytest.mark.parametrize(
-    "place", ["inference.features.read_radiograph", "inference.features.prepare", "server.decoding.render_picture"]
+    "place",
+    ["inference.features.read_radiograph", "inference.features.prepare", "server.inference.decoding.render_picture"],
 )
 @pytest.mark.parametrize("error", [MemoryError, ZeroDivisionError])
 def test_an_internal_error_at_one_image_fails_only_its_own_answer(
