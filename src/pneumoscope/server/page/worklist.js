@@ -23,12 +23,16 @@ function makeRow() {
   return row;
 }
 
+const pen = document.createElement("canvas").getContext("2d");
+
 function showName(button, name) { // cut in the middle if there is no space: what tells images apart is often at the end
-  const end = name.length > 16 ? 10 : 0;
+  const end = name.length > 20 ? 14 : 0;
   const [first, last] = button.children;
   first.textContent = name.slice(0, name.length - end);
   last.textContent = name.slice(name.length - end);
   button.classList.toggle("long", end > 0);
+  pen.font = getComputedStyle($("worklist")).font;
+  button.style.setProperty("--end", `${Math.ceil(pen.measureText(last.textContent).width)}px`);
   button.setAttribute("aria-label", name);
 }
 
