@@ -41,11 +41,11 @@ from pneumoscope.server.storage.kept_images import KeptImages
 from pneumoscope.server.storage.records import find_start
 from pneumoscope.server.storage.retention import Retention
 from pneumoscope.server.storage.store import PredictionRecord, Store
-from pneumoscope.server.storage.wording import explain_decision
 from pneumoscope.server.stored import StoredPredictions
 from pneumoscope.server.telemetry import Telemetry
 from pneumoscope.server.tracing import open_tracing
 from pneumoscope.server.uploads import UploadBudget
+from pneumoscope.server.wording import explain_decision
 
 Processed: TypeAlias = tuple[Answer, PredictionRecord | None]  # the record is still to be stored
 Computed: TypeAlias = tuple[Answer, PredictionRecord | None, Extract | None]  # and the input for a second model

@@ -37,8 +37,8 @@ from pneumoscope.server.storage.kept_images import KeptImages
 from pneumoscope.server.storage.queries import Reviewed
 from pneumoscope.server.storage.reviews import find_label, find_reviewer
 from pneumoscope.server.storage.store import PredictionRecord, Review, Store
-from pneumoscope.server.storage.wording import explain_decision
 from pneumoscope.server.telemetry import Telemetry
+from pneumoscope.server.wording import explain_decision
 
 T = TypeVar("T")
 _COLUMNS = [name for name in PredictionMessage.model_fields if name in PredictionRecord.__table__.columns]
