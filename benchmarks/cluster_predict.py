@@ -7,7 +7,8 @@
 Each node is a set of processes of Ray with one core of its own to give away; all share its cores, so more
 nodes than cores show overhead, not speed. The images are phantoms. In the last run the driver is killed when a tenth of
 the images is done and started again; then a worker and a node are killed. Then every image must have one row.
-With copies, each image has as many names, which count as images. The last command only plans: so many addresses that lead nowhere, twice, as a run that goes on does.
+With copies, each image has as many names, which count as images. The last command only plans: so many addresses that
+lead nowhere, twice, as a run that goes on does.
 """
 
 from __future__ import annotations
