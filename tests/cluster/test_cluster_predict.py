@@ -29,7 +29,7 @@ from pneumoscope.cluster.engine import open_ray
 from pneumoscope.cluster.predict import ClusterPredictions, Workers, predict_on_cluster
 from pneumoscope.cluster.worker import Options
 from pneumoscope.datasets.columns import Naming
-from pneumoscope.errors import DataError, UsageError
+from pneumoscope.errors import DataError, MissingExtraError, UsageError
 from pneumoscope.inference.predictor import load
 from pneumoscope.training.train import Run
 
@@ -117,6 +117,13 @@ def test_an_output_of_another_model_or_other_options_is_refused(
     assert [path.name for path in tmp_path.glob("plans/*")] == ["000000.parquet"]
     with pytest.raises(UsageError, match="begun with another model_sha256"):
         predict_on_cluster(str(images / "val"), str(tmp_path), workers=WORKERS)
+
+
+def test_the_lack_of_ray_is_said_before_anything_is_read(run: Run, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("pneumoscope.cluster.engine.find_spec", lambda _: None)
+    with pytest.raises(MissingExtraError, match=r"pneumoscope\[ray\]"):
+        predict(tmp_path / "nowhere", tmp_path / "out", run)
+    assert not (tmp_path / "out").exists()
 
 
 def find_processes(mark: str) -> Iterator[Path]:

@@ -10,12 +10,23 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any
 
-from pneumoscope.errors import MissingExtraError, ServiceError
+from pneumoscope.errors import EXTRAS, MissingExtraError, ServiceError
 from pneumoscope.text import shorten
 
 _STORE = 100 * 2**20  # bytes of shared memory: only models and names of parts go through it
+
+
+def check_ray() -> None:
+    """Check that Ray is there, before anything is listed.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    if any(find_spec(name) is None for name in EXTRAS["ray"]):
+        raise MissingExtraError('Predicting on a cluster needs Ray: pip install "pneumoscope[ray]".')
 
 
 @contextmanager
@@ -34,7 +45,6 @@ def open_ray(address: str | None = None, cpus: int | None = None) -> Iterator[An
         The module `ray`.
 
     Raises:
-        MissingExtraError: Ray is not installed.
         ServiceError: there is no cluster at the address, or it refuses.
     """
     address = address or os.environ.get("RAY_ADDRESS") or None
@@ -50,7 +60,9 @@ def open_ray(address: str | None = None, cpus: int | None = None) -> Iterator[An
             )  # on any system: then its ports are loopback
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Ray warns of its own parts, and of processes that it has ended
-        ray = _import_ray()
+        import ray
+        import ray.data
+
         if ray.is_initialized():
             yield ray
             return
@@ -60,15 +72,6 @@ def open_ray(address: str | None = None, cpus: int | None = None) -> Iterator[An
         finally:
             ray.shutdown()
             gc.collect()
-
-
-def _import_ray() -> Any:
-    try:
-        import ray
-        import ray.data
-    except ImportError:
-        raise MissingExtraError('Predicting on a cluster needs Ray: pip install "pneumoscope[ray]".') from None
-    return ray
 
 
 def _start(ray: Any, address: str | None, cpus: int | None) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from pneumoscope import __version__, errors
 from pneumoscope.cluster import plan
-from pneumoscope.cluster.engine import open_ray
+from pneumoscope.cluster.engine import check_ray, open_ray
 from pneumoscope.cluster.listing import list_images
 from pneumoscope.cluster.storage import Storage
 from pneumoscope.cluster.worker import Job, ListPredictor, Options, make_job
@@ -124,6 +124,7 @@ def predict_on_cluster(
         UsageError: the output was begun with another model or other options, or another run writes there.
         MissingExtraError: Ray is not installed, or the package for a kind of address.
     """
+    check_ray()
     place = Storage(out if not Storage(out).is_local else str(Path(out).absolute()))
     if not place.is_local:
         return _predict(data, place, model, options, workers, (reading, naming), progress)
