@@ -219,7 +219,8 @@ def test_a_bucket_is_read_and_written(ray: Any, bucket: str, images: Path, run: 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds processes in /proc")
 def test_killed_worker_and_driver_lose_nothing(ray: Any, images: Path, run: Run, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    command = [*COMMAND, images, "--model", run.model, "--out", out, "--part-size", "2", "--workers", "1"]
+    words = [images, "--model", run.model, "--out", out, "--part-size", 2, "--workers", 1]
+    command = [*COMMAND, *map(str, words)]
     environment = dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path), CLUSTER_TEST=str(tmp_path))
 
     def wait_for(parts: int) -> None:
