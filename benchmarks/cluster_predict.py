@@ -7,7 +7,8 @@
 Each node is a set of processes of Ray with one core of its own to give away; all share its cores, so more
 nodes than cores show overhead, not speed. The images are phantoms. In the last run the driver is killed when a tenth of
 the images is done and started again; then a worker and a node are killed. Then every image must have one row.
-With copies, each image has as many names, which count as images. The last command only plans: so many addresses that lead nowhere, twice, as a run that goes on does.
+With copies, each image has as many names, which count as images. The last command only plans: so many addresses that
+lead nowhere, twice, as a run that goes on does.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -73,19 +75,23 @@ def copy(images: Path, copies: int) -> None:
 
 
 def measure_plan(count: int) -> None:
-    names = (f"s3://bucket/{number // 1000:06}/{number:09}.dcm" for number in range(count))
-    images = [ListedImage(hashlib.sha256(name.encode()).hexdigest()[:32], name) for name in names]
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with tempfile.TemporaryDirectory() as kept:
         out = Storage(kept)
         for _ in range(2):
             start = time.perf_counter()
-            new = extend_plan(out, images, 1000, {})
+            new = extend_plan(out, list_addresses(count), 1000, {})
             parts = len(find_work(out).missing)
             print(f"{count} images, {new} new, {parts} parts: {time.perf_counter() - start:.1f} s")
         size = sum(each.stat().st_size for each in Path(kept, "plans").iterdir())
     more = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / count
     print(f"plan: {size / count:.0f} bytes an image on disk, {more:.0f} in memory")
+
+
+def list_addresses(count: int) -> Iterator[ListedImage]:
+    for number in range(count):
+        name = f"s3://bucket/{number // 1000:06}/{number:09}.dcm"
+        yield ListedImage(hashlib.sha256(name.encode()).hexdigest()[:32], name)
 
 
 def make_cluster(nodes: int) -> Any:

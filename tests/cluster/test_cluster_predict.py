@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -29,10 +30,11 @@ from pneumoscope.cluster.engine import open_ray
 from pneumoscope.cluster.predict import ClusterPredictions, Workers, predict_on_cluster
 from pneumoscope.cluster.worker import Options
 from pneumoscope.datasets.columns import Naming
-from pneumoscope.errors import DataError, UsageError
+from pneumoscope.errors import DataError, MissingExtraError, UsageError
 from pneumoscope.inference.predictor import load
 from pneumoscope.training.train import Run
 
+COMMAND = (sys.executable, "-m", "pneumoscope", "cluster", "predict")
 WORKERS = Workers(count=1, part_size=10)
 
 
@@ -119,6 +121,26 @@ def test_an_output_of_another_model_or_other_options_is_refused(
         predict_on_cluster(str(images / "val"), str(tmp_path), workers=WORKERS)
 
 
+def test_the_lack_of_ray_is_said_before_anything_is_read(run: Run, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("pneumoscope.cluster.engine.find_spec", lambda _: None)
+    with pytest.raises(MissingExtraError, match=r"pneumoscope\[ray\]"):
+        predict(tmp_path / "nowhere", tmp_path / "out", run)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_address_without_a_cluster_is_said_at_once(images: Path, run: Run, tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+        with subprocess.Popen(
+            [*COMMAND, images, "--model", run.model, "--out", tmp_path / "out", "--address", address],
+            stderr=subprocess.PIPE, text=True,
+        ) as process:  # fmt: skip
+            message = process.communicate()[1]
+    assert process.returncode == 5
+    assert f"{address}: no Ray cluster could be used" in message
+
+
 def find_processes(mark: str) -> Iterator[Path]:
     """The processes with this value of `CLUSTER_TEST` in their environment, as folders of /proc."""
     for process in Path("/proc").iterdir():
@@ -197,8 +219,8 @@ def test_a_bucket_is_read_and_written(ray: Any, bucket: str, images: Path, run: 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds processes in /proc")
 def test_killed_worker_and_driver_lose_nothing(ray: Any, images: Path, run: Run, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    words = ["cluster", "predict", images, "--model", run.model, "--out", out, "--part-size", "2", "--workers", "1"]
-    command = [sys.executable, "-m", "pneumoscope", *map(str, words)]
+    words = [images, "--model", run.model, "--out", out, "--part-size", 2, "--workers", 1]
+    command = [*COMMAND, *map(str, words)]
     environment = dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path), CLUSTER_TEST=str(tmp_path))
 
     def wait_for(parts: int) -> None:

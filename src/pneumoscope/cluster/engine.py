@@ -5,17 +5,32 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import re
 import secrets
+import socket
 import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any
 
-from pneumoscope.errors import MissingExtraError, ServiceError
+from pneumoscope.errors import EXTRAS, MissingExtraError, ServiceError
 from pneumoscope.text import shorten
 
+_LOOPBACK = ("127.0.0.1", "localhost")
+_PATIENCE = 10  # seconds to wait for a cluster at an address
 _STORE = 100 * 2**20  # bytes of shared memory: only models and names of parts go through it
+
+
+def check_ray() -> None:
+    """Check that Ray is there, before anything is listed.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    if any(find_spec(name) is None for name in EXTRAS["ray"]):
+        raise MissingExtraError('Predicting on a cluster needs Ray: pip install "pneumoscope[ray]".')
 
 
 @contextmanager
@@ -34,7 +49,6 @@ def open_ray(address: str | None = None, cpus: int | None = None) -> Iterator[An
         The module `ray`.
 
     Raises:
-        MissingExtraError: Ray is not installed.
         ServiceError: there is no cluster at the address, or it refuses.
     """
     address = address or os.environ.get("RAY_ADDRESS") or None
@@ -43,14 +57,18 @@ def open_ray(address: str | None = None, cpus: int | None = None) -> Iterator[An
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         os.environ.setdefault("RAY_DATA_LOG_LEVEL", "CRITICAL")  # errors are raised, too
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+        os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "2")  # else a wrong address takes 10 minutes
         if address is None:
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        if address is None or address.startswith(_LOOPBACK):
             os.environ.setdefault(
                 "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0"
             )  # on any system: then its ports are loopback
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Ray warns of its own parts, and of processes that it has ended
-        ray = _import_ray()
+        import ray
+        import ray.data
+
         if ray.is_initialized():
             yield ray
             return
@@ -62,20 +80,13 @@ def open_ray(address: str | None = None, cpus: int | None = None) -> Iterator[An
             gc.collect()
 
 
-def _import_ray() -> Any:
-    try:
-        import ray
-        import ray.data
-    except ImportError:
-        raise MissingExtraError('Predicting on a cluster needs Ray: pip install "pneumoscope[ray]".') from None
-    return ray
-
-
 def _start(ray: Any, address: str | None, cpus: int | None) -> None:
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address is None:
         options |= {"include_dashboard": False, "object_store_memory": _STORE, "num_cpus": cpus}
     try:
+        if address is not None and (found := re.fullmatch(r"(.+):(\d+)", address)) and "/" not in address:
+            socket.create_connection((found[1], int(found[2])), _PATIENCE).close()
         ray.init(address=address or "local", **options)
     except Exception as problem:  # Ray raises errors of many kinds
         reason = shorten(str(problem) or type(problem).__name__, 300)

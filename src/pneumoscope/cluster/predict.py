@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 from pneumoscope import __version__, errors
 from pneumoscope.cluster import plan
-from pneumoscope.cluster.engine import open_ray
+from pneumoscope.cluster.engine import check_ray, open_ray
 from pneumoscope.cluster.listing import list_images
 from pneumoscope.cluster.storage import Storage
 from pneumoscope.cluster.worker import Job, ListPredictor, Options, make_job
@@ -25,7 +26,7 @@ from pneumoscope.text import shorten
 
 _BLOCKS = 10_000  # pieces of work that Ray keeps a record of at most
 _REASONS = 5  # of images without a prediction that are named
-_RETRIES = 3  # of a part whose worker died; a worker that always dies must not be started for ever
+_ATTEMPTS = 5  # at a part; one whose worker always dies must not be tried for ever
 
 
 @dataclass(frozen=True)
@@ -64,12 +65,24 @@ class ClusterPredictions:
     reasons: tuple[str, ...] = ()
 
 
+class Attempts:
+    """An actor of Ray that counts how often each part was begun: workers that die cannot count for themselves."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+
+    def add(self, name: str) -> int:
+        """Count an attempt; gives how many there are."""
+        self._counts[name] += 1
+        return self._counts[name]
+
+
 class PartPredictor:
     """An actor of Ray that predicts whole parts, and writes each as one file."""
 
-    def __init__(self, job: Job, out: Storage) -> None:
+    def __init__(self, job: Job, out: Storage, attempts: Any) -> None:
         self._predictor = ListPredictor(job)
-        self._out = out
+        self._out, self._attempts = out, attempts
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[Any]]:
         """Predict the parts of a batch; gives the number of images of each, of errors, and one of them."""
@@ -79,11 +92,19 @@ class PartPredictor:
         return {"new": list(new), "failed": list(failed), "reason": list(reason)}
 
     def _predict(self, part: plan.Part) -> tuple[int, int, str]:
+        import ray
         from pyarrow import parquet
 
         if self._out.exists(part.name):  # by this worker before it died, or by another one
             return 0, 0, ""
-        rows = list(self._predictor.run(plan.read_part(self._out, part)))
+        images = plan.read_part(self._out, part)
+        if ray.get(self._attempts.add.remote(part.name)) > _ATTEMPTS:
+            raise DataError(
+                f"{part.name}: its worker died {_ATTEMPTS} times. Perhaps memory is short, or one of its {len(images)} "
+                f"images, from {images[0].path} to {images[-1].path}, is at fault. Choose a smaller `part_size` and "
+                "another `out` to find it."
+            )
+        rows = list(self._predictor.run(images))
         sink = io.BytesIO()
         parquet.write_table(to_table(rows), sink)
         self._out.write(part.name, sink.getvalue())
@@ -124,6 +145,7 @@ def predict_on_cluster(
         UsageError: the output was begun with another model or other options, or another run writes there.
         MissingExtraError: Ray is not installed, or the package for a kind of address.
     """
+    check_ray()
     place = Storage(out if not Storage(out).is_local else str(Path(out).absolute()))
     if not place.is_local:
         return _predict(data, place, model, options, workers, (reading, naming), progress)
@@ -169,17 +191,16 @@ def _run(ray: Any, job: Job, out: Storage, parts: list[plan.Part], workers: Work
     """Predict parts on a cluster, and yield what was done of each."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
+    attempts = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Attempts).remote()
     blocks = min(len(parts), _BLOCKS)
     work = ray.data.from_items([asdict(part) for part in parts], override_num_blocks=blocks)
     rows = work.map_batches(
         PartPredictor,
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=_count_workers(ray, workers, blocks)),
-        fn_constructor_args=(job, out),
+        fn_constructor_args=(job, out, attempts),
         num_cpus=workers.cpus,
         num_gpus=1 if job.options.device == "cuda" else None,
-        max_restarts=-1,
-        max_task_retries=_RETRIES,
     )
     try:
         yield from rows.iter_rows()

@@ -141,9 +141,7 @@ class Reader:
             protocol = url.partition("://")[0].lower()
             if protocol not in self._systems:
                 self._systems[protocol] = fsspec.core.url_to_fs(url, use_listings_cache=False)[0]
-            system = self._systems[protocol]
-            with system.open(url, "rb", cache_type="none") as file:
-                content = bytes(file.read(limits.MAX_BYTES + 1))
+            content = bytes(self._systems[protocol].cat_file(url, start=0, end=limits.MAX_BYTES + 1))  # one request
         if len(content) > limits.MAX_BYTES:
             raise DataError(f"{url}: more than {limits.MAX_BYTES:,} bytes, the limit.")
         return content
