@@ -28,7 +28,6 @@ Singles: TypeAlias = NDArray[np.float32]
 
 FOLDS = 5
 BINS = 8
-COLUMNS = 51  # permutations for which the class is predicted from pixels at once: bounds the memory
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,7 @@ def measure_clues(
         classes: (N,) from 0 without a gap.
         clusters: (N,) from `join_clusters`.
         seed: fixes folds and permutations.
-        quick: skip the surroundings, and draw 200 permutations instead of 1000, as for more than 20,000 images.
+        quick: skip the surroundings, and draw 200 permutations instead of 1000, as for more than `MANY` images.
 
     Returns:
         One clue for each name, the best predictor first.
