@@ -189,7 +189,8 @@ def _by_block(describe: Callable[[NDArray[np.uint8]], Singles], thumbnails: NDAr
 def _measure_rim(thumbnails: NDArray[np.uint8]) -> Singles:
     """Contrast of the outermost pixels, (N, 1)."""
     rim = thumbnails[:, _rim(1 / THUMBNAIL)].astype(np.float32) / 255
-    return rim.std(axis=1, keepdims=True)
+    contrast: Singles = rim.std(axis=1, keepdims=True)
+    return contrast
 
 
 def _describe_edges(thumbnails: NDArray[np.uint8]) -> Singles:
