@@ -14,8 +14,8 @@ import yaml
 from pneumoscope.dicomnet.node_settings import read_settings
 from pneumoscope.dicomnet.rules import apply_rules
 from pneumoscope.images.dicom import Tags
-from pneumoscope.server.databases import PASSWORD_FILE
 from pneumoscope.server.setting_sources import read_settings as read_service_settings
+from pneumoscope.server.storage.databases import PASSWORD_FILE
 from rehearse import read_steps
 
 DEPLOY = Path(__file__).parents[1] / "deploy"

@@ -103,3 +103,37 @@ def test_every_public_name_is_the_one_of_its_module() -> None:
         assert getattr(pneumoscope, name) is getattr(importlib.import_module(home), name)
     with pytest.raises(AttributeError, match="no attribute 'helper'"):
         _ = pneumoscope.helper
+
+
+WITHOUT_SCIPY = """
+import sys
+sys.modules["scipy"] = None
+import pneumoscope
+from pneumoscope.errors import MissingExtraError
+images, out = sys.argv[1:]
+predictor = pneumoscope.load("pneumonia-lite0")
+samples = pneumoscope.read_samples(images)
+assert all(each.error is None for each in predictor.predict(samples))
+pneumoscope.explain(samples[0].path, predictor)
+found = {}
+for name, call in {
+    "audit": lambda: pneumoscope.audit(images, out),
+    "evaluate": lambda: pneumoscope.evaluate(images, "pneumonia-lite0", out),
+    "compare": lambda: pneumoscope.compare([out, out], out),
+}.items():
+    try:
+        call()
+    except MissingExtraError as problem:
+        found[name] = str(problem)
+assert set(found.values()) == {'scipy is not installed: pip install "pneumoscope[evaluate]".'}, found
+print(len(found))
+"""
+
+
+def test_prediction_and_explanation_do_without_scipy_and_the_rest_says_what_to_install(
+    images: Path, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-c", WITHOUT_SCIPY, str(images), str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.splitlines()[-1:]) == (0, ["3"]), done.stderr
+    assert not (tmp_path / "out").exists()

@@ -19,7 +19,7 @@ from dicom_files import image as levels
 from services import run_process
 
 from pneumoscope.cli import main as cli
-from pneumoscope.server.tokens import TokenFile
+from pneumoscope.server.access.tokens import TokenFile
 from pneumoscope.training import loop
 
 if TYPE_CHECKING:

@@ -24,7 +24,8 @@ from urllib.parse import quote, urlencode, urljoin, urlsplit
 import urllib3
 
 from pneumoscope.errors import ServiceError, UsageError
-from pneumoscope.server.messages import (
+from pneumoscope.server.messages.monitoring import MonitoringMessage
+from pneumoscope.server.messages.predictions import (
     JobMessage,
     ModelMessage,
     PageMessage,
@@ -36,7 +37,6 @@ from pneumoscope.server.messages import (
     StudyMessage,
     StudyPage,
 )
-from pneumoscope.server.monitoring_messages import MonitoringMessage
 
 Page = TypeVar("Page", bound=PageMessage)
 _FILES = 16  # of a request; the service takes 64

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeAlias, TypeVar,
 
 from annotated_types import Ge, Interval, Predicate
 
-from pneumoscope.errors import PneumoscopeError, UsageError
+from pneumoscope.errors import PneumoscopeError, UsageError, find_missing_extra
 from pneumoscope.files import read_regular, write_text
 from pneumoscope.text import shorten
 
@@ -176,7 +176,12 @@ def checked(function: Callable[Arguments, Result]) -> Callable[Arguments, Result
         for name, value in bound.arguments.items():
             plain = value.item() if type(value).__module__ == "numpy" and getattr(value, "ndim", 1) == 0 else value
             bound.arguments[name] = _check_argument(_read_types(function).get(name), name, plain)
-        return function(*bound.args, **bound.kwargs)
+        try:
+            return function(*bound.args, **bound.kwargs)
+        except ModuleNotFoundError as problem:
+            if (missing := find_missing_extra(problem)) is None:
+                raise
+            raise missing from None
 
     return call
 

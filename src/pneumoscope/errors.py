@@ -15,6 +15,7 @@ A message says what was found, where, and what to do next. It names parameters a
 
 from __future__ import annotations
 
+import importlib
 from typing import ClassVar
 
 
@@ -87,3 +88,45 @@ class MissingExtraError(PneumoscopeError):
     """An optional dependency is not installed."""
 
     exit_code = 6
+
+
+EXTRAS = {  # what each extra installs, by the names under which it is imported
+    "evaluate": {"scipy"},
+    "dicom": {"highdicom", "pydicom", "pynetdicom"},
+    "train": {"captum", "huggingface_hub", "onnx", "pyarrow", "sklearn", "timm", "torch"},
+    "serve": {
+        "alembic",
+        "fastapi",
+        "pg8000",
+        "prometheus_client",
+        "python_multipart",
+        "sqlalchemy",
+        "starlette",
+        "uvicorn",
+    },
+    "tune": {"colorlog", "optuna"},
+}
+
+
+def require_extra(extra: str) -> None:
+    """Check that an extra is installed, before work whose result could not be used without it.
+
+    Raises:
+        MissingExtraError: a package of it is missing.
+    """
+    for name in sorted(EXTRAS[extra]):
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError:
+            raise MissingExtraError(_describe_extra(name, extra)) from None
+
+
+def find_missing_extra(problem: ModuleNotFoundError) -> MissingExtraError | None:
+    """The error for a module that an extra would have installed; None for any other module."""
+    name = (problem.name or "").partition(".")[0]
+    found = next((extra for extra, names in EXTRAS.items() if name in names), None)
+    return None if found is None else MissingExtraError(_describe_extra(name, found))
+
+
+def _describe_extra(name: str, extra: str) -> str:
+    return f'{name} is not installed: pip install "pneumoscope[{extra}]".'

@@ -8,7 +8,7 @@ import time
 
 from pneumoscope.images.prepare import InputSpec
 from pneumoscope.images.read import ImageBytes
-from pneumoscope.server.decoding import Decoded, read
+from pneumoscope.server.inference.decoding import Decoded, read
 
 
 def work(image: ImageBytes, picture: bool, spec: InputSpec) -> Decoded:

@@ -24,10 +24,10 @@ import uvicorn
 from PIL import Image
 
 from pneumoscope.datasets.phantoms import draw_phantom
+from pneumoscope.server.access.hosts import parse_networks
 from pneumoscope.server.app import build_app
-from pneumoscope.server.connections import configure_uvicorn
-from pneumoscope.server.hosts import parse_networks
 from pneumoscope.server.predictions import PredictionService
+from pneumoscope.server.security.connections import configure_uvicorn
 from pneumoscope.server.settings import Settings
 
 

@@ -17,14 +17,14 @@ from fastapi import APIRouter, FastAPI
 from services import run_thread
 
 from pneumoscope.errors import UsageError
-from pneumoscope.server.audit import AuditLog
-from pneumoscope.server.callers import needs
-from pneumoscope.server.security import SecurityMiddleware
+from pneumoscope.server.access.callers import needs
+from pneumoscope.server.access.strength import estimate_bits, make_token
+from pneumoscope.server.security.requests import SecurityMiddleware
+from pneumoscope.server.security.throttle import Throttle
 from pneumoscope.server.settings import Limits, Settings
-from pneumoscope.server.store import Store
-from pneumoscope.server.strength import estimate_bits, make_token
+from pneumoscope.server.storage.audit import AuditLog
+from pneumoscope.server.storage.store import Store
 from pneumoscope.server.telemetry import Telemetry
-from pneumoscope.server.throttle import Throttle
 
 if TYPE_CHECKING:
     from pneumoscope.training.train import Run

@@ -9,8 +9,8 @@ import pytest
 from services import Process, draw
 from test_store import make_record
 
-from pneumoscope.server.image_reviews import list_counting
-from pneumoscope.server.store import PredictionRecord, Review
+from pneumoscope.server.storage.image_reviews import list_counting
+from pneumoscope.server.storage.store import PredictionRecord, Review
 
 
 def predict(client: httpx.Client, seed: int, **query: Any) -> dict[str, Any]:

@@ -22,10 +22,10 @@ from PIL import Image
 from services import Process, draw, run_thread, wait_until
 
 from pneumoscope.images.read import read_pixels
-from pneumoscope.server.kept_images import KeptImages
 from pneumoscope.server.problem_types import PROBLEMS
 from pneumoscope.server.settings import Settings
-from pneumoscope.server.store import Review, Store
+from pneumoscope.server.storage.kept_images import KeptImages
+from pneumoscope.server.storage.store import Review, Store
 
 if TYPE_CHECKING:
     from pneumoscope.training.train import Run

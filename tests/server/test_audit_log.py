@@ -18,12 +18,12 @@ from test_migrations import connect, make_earlier
 from test_store import make_record
 
 from pneumoscope.server.app import build_app
-from pneumoscope.server.audit import Actor, AuditLog, find_action
-from pneumoscope.server.audit_messages import AuditQuery
-from pneumoscope.server.audit_table import list_entries
 from pneumoscope.server.predictions import PredictionService
 from pneumoscope.server.settings import Settings
-from pneumoscope.server.store import AuditEntry, Store
+from pneumoscope.server.storage.audit import Actor, AuditLog, find_action
+from pneumoscope.server.storage.audit_messages import AuditQuery
+from pneumoscope.server.storage.audit_table import list_entries
+from pneumoscope.server.storage.store import AuditEntry, Store
 
 if TYPE_CHECKING:
     from commands import Command

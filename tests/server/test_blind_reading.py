@@ -14,11 +14,11 @@ import httpx
 import pytest
 from services import draw, run_process, run_thread
 
-from pneumoscope.server import readings
+from pneumoscope.server.access.tokens import TokenFile
 from pneumoscope.server.app import build_app
 from pneumoscope.server.predictions import PredictionService
-from pneumoscope.server.store import Store
-from pneumoscope.server.tokens import TokenFile
+from pneumoscope.server.readings import readings
+from pneumoscope.server.storage.store import Store
 
 if TYPE_CHECKING:
     from commands import Command

@@ -18,7 +18,8 @@ from services import draw, run_thread, wait_until
 
 from pneumoscope.errors import UsageError
 from pneumoscope.server import predictions
-from pneumoscope.server.decoding import Decoders
+from pneumoscope.server.inference import decoding
+from pneumoscope.server.inference.decoding import Decoders
 from pneumoscope.server.settings import Limits, Settings
 
 Send = Callable[[str], Future[httpx.Response]]
@@ -50,7 +51,12 @@ def is_ready(url: str) -> bool:
 @pytest.mark.parametrize(
     ("name", "status", "detail"),
     [
-        ("end", 422, "end.png: decoding it takes too much memory. Save it again, as PNG with 8 or 16 bits."),
+        (
+            "end",
+            422,
+            "end.png: it ended its decoder: it is damaged, or needs too much memory. "
+            "Save it again, as PNG with 8 or 16 bits.",
+        ),
         ("fail", 500, "Internal error: ZeroDivisionError. Please report it."),
         ("fill", 500, "Internal error: MemoryError. Please report it."),
         ("slow-9", 422, "slow-9.png: decoding it takes more than 6 seconds. Save it again, as PNG with 8 or 16 bits."),
@@ -116,3 +122,13 @@ def count_decoders() -> int:
 def test_one_process_is_too_few(settings: Settings) -> None:
     with pytest.raises(UsageError, match="at least 2 are needed"):
         replace(settings, decoders=1).check()
+
+
+def test_an_image_is_not_blamed_where_no_process_starts(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoding, "_STARTING", 0.0)
+    with serve(settings, monkeypatch) as (_, send):
+        answer = send("a").result()
+        assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
+        assert "a.png" not in answer.json()["detail"]
+        monkeypatch.setattr(decoding, "_STARTING", 60.0)
+        assert send("a").result().status_code == 201

@@ -19,8 +19,8 @@ from services import draw, run_thread
 
 from pneumoscope.datasets.reading import read_samples
 from pneumoscope.reports.evaluation_report import evaluate
-from pneumoscope.server.reviews import export_reviews
-from pneumoscope.server.store import Store
+from pneumoscope.server.storage.reviews import export_reviews
+from pneumoscope.server.storage.store import Store
 
 if TYPE_CHECKING:
     from services import Process

@@ -26,11 +26,11 @@ from services import Process, draw, run_process, run_thread, wait_until
 
 from pneumoscope.client import verify_callback
 from pneumoscope.errors import ServiceError, UsageError
-from pneumoscope.server import jobs as jobs_module
-from pneumoscope.server.callbacks import sign
-from pneumoscope.server.idempotency import digest_upload
+from pneumoscope.server.jobs import jobs as jobs_module
+from pneumoscope.server.jobs.callbacks import sign
 from pneumoscope.server.settings import Limits
-from pneumoscope.server.store import AnsweredRequest, JobRecord, Review, Store
+from pneumoscope.server.storage.idempotency import digest_upload
+from pneumoscope.server.storage.store import AnsweredRequest, JobRecord, Review, Store
 
 if TYPE_CHECKING:
     from pneumoscope.server.settings import Settings
@@ -111,7 +111,7 @@ def test_large_uploads_are_digested_beside_other_requests(settings: Settings, mo
             blocking.append(asyncio.get_running_loop())
         return digest_upload(*arguments)
 
-    monkeypatch.setattr("pneumoscope.server.idempotency.digest_upload", digest)
+    monkeypatch.setattr("pneumoscope.server.storage.idempotency.digest_upload", digest)
     with run_thread(settings) as url:
         assert post(url, draw(1), headers={"idempotency-key": "large"}).status_code == 201
     assert blocking == []
@@ -291,8 +291,8 @@ def test_a_job_is_lost_where_its_service_stops(settings: Settings, monkeypatch: 
 def test_a_finished_job_is_announced_with_a_signature_until_that_succeeds(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pneumoscope.server.callbacks._FIRST_PAUSE", 0.01)
-    monkeypatch.setattr("pneumoscope.server.callbacks._POLL", 0.05)
+    monkeypatch.setattr("pneumoscope.server.jobs.callbacks._FIRST_PAUSE", 0.01)
+    monkeypatch.setattr("pneumoscope.server.jobs.callbacks._POLL", 0.05)
     with listen(500, 302) as (address, came):
         settings = replace(settings, callback_hosts=(address,), callback_secret=SECRET)
         with run_thread(settings) as url:
@@ -320,7 +320,7 @@ def test_a_finished_job_is_announced_with_a_signature_until_that_succeeds(
 
 def test_a_callback_that_fails_is_given_up(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("_FIRST_PAUSE", 0.001), ("_FACTOR", 1.0), ("_POLL", 0.02), ("_ATTEMPTS", 3)):
-        monkeypatch.setattr(f"pneumoscope.server.callbacks.{name}", value)
+        monkeypatch.setattr(f"pneumoscope.server.jobs.callbacks.{name}", value)
     with listen(*[500] * 9) as (address, came):
         settings = replace(settings, callback_hosts=(address,), callback_secret=SECRET)
         with run_thread(settings) as url:
@@ -352,7 +352,7 @@ def test_only_addresses_that_the_settings_allow_are_called(settings: Settings) -
 
 
 def test_a_program_that_does_not_answer_delays_no_other(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pneumoscope.server.callbacks._TIMEOUT", 20.0)
+    monkeypatch.setattr("pneumoscope.server.jobs.callbacks._TIMEOUT", 20.0)
     with socket.create_server(("127.0.0.1", 0)) as deaf, listen() as (address, came):
         silent = f"http://127.0.0.1:{deaf.getsockname()[1]}"
         settings = replace(settings, callback_hosts=(silent, address), callback_secret=SECRET)

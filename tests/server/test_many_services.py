@@ -14,7 +14,7 @@ import pytest
 import sqlalchemy as sql
 from services import draw, run_process
 
-from pneumoscope.server.store import AuditEntry, Store
+from pneumoscope.server.storage.store import AuditEntry, Store
 
 if TYPE_CHECKING:
     from pathlib import Path

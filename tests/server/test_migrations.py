@@ -22,10 +22,10 @@ from test_store import facts_of, make_record
 from pneumoscope.datasets.pseudonyms import compute_pseudonym
 from pneumoscope.dicomnet.tables import TABLES as NODE
 from pneumoscope.errors import DataError, UsageError
-from pneumoscope.server.databases import parse_url
-from pneumoscope.server.schema import Tables, find_head, migrate
-from pneumoscope.server.store import TABLES as READING_ROOM
-from pneumoscope.server.store import Review, Store
+from pneumoscope.server.storage.databases import parse_url
+from pneumoscope.server.storage.schema import Tables, find_head, migrate
+from pneumoscope.server.storage.store import TABLES as READING_ROOM
+from pneumoscope.server.storage.store import Review, Store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

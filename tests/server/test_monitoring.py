@@ -19,10 +19,10 @@ from test_store import make_record
 
 from pneumoscope.decisions.decisions import read_decisions
 from pneumoscope.models.model_folder import load_model
-from pneumoscope.server.monitoring import MIN_IMAGES, bound_by_chance, find_reference, measure_drift, summarise
-from pneumoscope.server.monitoring_groups import list_groups, list_series
-from pneumoscope.server.reviews import export_reviews
-from pneumoscope.server.store import PredictionRecord, Review, Store, now
+from pneumoscope.server.monitoring.groups import list_groups, list_series
+from pneumoscope.server.monitoring.summary import MIN_IMAGES, bound_by_chance, find_reference, measure_drift, summarise
+from pneumoscope.server.storage.reviews import export_reviews
+from pneumoscope.server.storage.store import PredictionRecord, Review, Store, now
 
 if TYPE_CHECKING:
     from pathlib import Path

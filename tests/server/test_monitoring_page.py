@@ -10,7 +10,7 @@ import pytest
 from services import run_thread
 from test_store import make_record
 
-from pneumoscope.server.store import Review, Store, now
+from pneumoscope.server.storage.store import Review, Store, now
 
 if TYPE_CHECKING:
     from pneumoscope.server.settings import Settings

@@ -15,11 +15,11 @@ from services import run_thread
 from pneumoscope.dicomnet import tables
 from pneumoscope.server import node_queue
 from pneumoscope.server.node_queue import read_node
-from pneumoscope.server.schema import find_head
-from pneumoscope.server.store import Store
+from pneumoscope.server.storage.schema import find_head
+from pneumoscope.server.storage.store import Store
 
 if TYPE_CHECKING:
-    from pneumoscope.server.node_messages import NodeMessage
+    from pneumoscope.server.messages.node import NodeMessage
     from pneumoscope.server.settings import Settings
 
 TABLES = (node_queue.PROPERTIES, node_queue.IMAGES, node_queue.RESULTS, node_queue.DELIVERIES)

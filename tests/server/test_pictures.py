@@ -12,7 +12,7 @@ from PIL import Image
 
 from pneumoscope.images.read import ImageBytes, Reading, read_radiograph
 from pneumoscope.inference.features import Extract
-from pneumoscope.server.pictures import render_picture
+from pneumoscope.server.inference.pictures import render_picture
 
 
 def render(content: bytes, reading: Reading = Reading(), min_side: int | None = None) -> tuple[Any, dict[str, Any]]:

@@ -16,10 +16,10 @@ from services import draw, run_thread, wait_until
 from test_store import make_record
 
 from pneumoscope.models.model_folder import load_model
-from pneumoscope.server.measurements import MIN_SHARE, Measurements, ModelInfo
-from pneumoscope.server.monitoring import MIN_IMAGES
-from pneumoscope.server.store import Review, Store
-from pneumoscope.server.watch import Watch
+from pneumoscope.server.monitoring.measurements import MIN_SHARE, Measurements, ModelInfo
+from pneumoscope.server.monitoring.summary import MIN_IMAGES
+from pneumoscope.server.monitoring.watch import Watch
+from pneumoscope.server.storage.store import Review, Store
 
 if TYPE_CHECKING:
     from pneumoscope.server.settings import Settings

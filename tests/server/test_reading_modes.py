@@ -15,9 +15,9 @@ from dicom_files import dicom
 from dicom_files import image as levels
 from services import Process, draw, run_thread
 
-from pneumoscope.server.store import Store
-from pneumoscope.server.teaching import TeachingCases
-from pneumoscope.server.tokens import TokenFile
+from pneumoscope.server.access.tokens import TokenFile
+from pneumoscope.server.readings.teaching import TeachingCases
+from pneumoscope.server.storage.store import Store
 
 if TYPE_CHECKING:
     from pneumoscope.server.settings import Settings

@@ -13,8 +13,8 @@ from services import draw, run_thread
 from test_store import make_record
 
 from commands import Command, Result
-from pneumoscope.server.reviews import export_reviews, find_label
-from pneumoscope.server.store import PredictionRecord, Review, Store
+from pneumoscope.server.storage.reviews import export_reviews, find_label
+from pneumoscope.server.storage.store import PredictionRecord, Review, Store
 
 if TYPE_CHECKING:
     from pneumoscope.server.settings import Settings

@@ -15,8 +15,8 @@ from services import draw, run_thread, wait_until
 from pneumoscope.errors import UsageError
 from pneumoscope.models.model_folder import load_model, save_changed
 from pneumoscope.server.predictions import PredictionService
-from pneumoscope.server.records import ShadowPrediction
-from pneumoscope.server.store import Store
+from pneumoscope.server.storage.records import ShadowPrediction
+from pneumoscope.server.storage.store import Store
 
 if TYPE_CHECKING:
     from pneumoscope.server.settings import Settings

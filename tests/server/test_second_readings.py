@@ -11,11 +11,11 @@ from services import Process, draw, run_thread
 from test_audit_log import add_tokens
 from test_store import make_record
 
-from pneumoscope.server.callers import Caller
-from pneumoscope.server.messages import ListQuery
-from pneumoscope.server.queries import list_predictions
-from pneumoscope.server.reader_agreement import measure_readers
-from pneumoscope.server.store import PredictionRecord, Review, Store
+from pneumoscope.server.access.callers import Caller
+from pneumoscope.server.messages.predictions import ListQuery
+from pneumoscope.server.readings.agreement import measure_readers
+from pneumoscope.server.storage.queries import list_predictions
+from pneumoscope.server.storage.store import PredictionRecord, Review, Store
 
 if TYPE_CHECKING:
     from pathlib import Path

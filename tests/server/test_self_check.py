@@ -11,9 +11,9 @@ import pytest
 import sqlalchemy as sql
 from services import run_thread
 
-from pneumoscope.server.self_check import check_model, find_mismatch
-from pneumoscope.server.served import open_model
-from pneumoscope.server.store import Store
+from pneumoscope.server.models.self_check import check_model, find_mismatch
+from pneumoscope.server.models.served import open_model
+from pneumoscope.server.storage.store import Store
 
 if TYPE_CHECKING:
     from pneumoscope.server.settings import Settings

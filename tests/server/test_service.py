@@ -37,7 +37,7 @@ from pneumoscope.images.read import read_pixels
 from pneumoscope.inference.overlays import render_heatmap
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.server.settings import Limits, Settings
-from pneumoscope.server.store import Store
+from pneumoscope.server.storage.store import Store
 
 if TYPE_CHECKING:
     from pneumoscope.training.train import Run

@@ -21,7 +21,7 @@ from services import draw, run_thread, wait_until
 from test_store import make_record
 
 from pneumoscope.errors import DataError
-from pneumoscope.server.store import Review, Store
+from pneumoscope.server.storage.store import Review, Store
 
 if TYPE_CHECKING:
     from commands import Command

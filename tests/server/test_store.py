@@ -25,8 +25,8 @@ from services import draw, run_process, run_thread, wait_until
 
 from pneumoscope.datasets.pseudonyms import KEY_FILE
 from pneumoscope.errors import DataError, UsageError
-from pneumoscope.server import databases
-from pneumoscope.server.store import PredictionRecord, Review, Store, now
+from pneumoscope.server.storage import databases
+from pneumoscope.server.storage.store import PredictionRecord, Review, Store, now
 
 if TYPE_CHECKING:
     from pneumoscope.server.settings import Settings
@@ -315,7 +315,7 @@ def test_a_store_recovers_when_postgresql_restarts(postgresql: str) -> None:
 
 
 def test_the_users_own_file_is_the_default(tmp_path: Path) -> None:
-    script = "from pneumoscope.server.store import Store; print(Store().location)"
+    script = "from pneumoscope.server.storage.store import Store; print(Store().location)"
     environment = {**os.environ, "XDG_DATA_HOME": str(tmp_path)}
     environment.pop("PNEUMOSCOPE_DATABASE", None)
     command = [sys.executable, "-c", script]

@@ -19,11 +19,11 @@ from services import draw, run_process, run_thread, wait_until
 
 from commands import Command
 from pneumoscope.errors import DataError, UsageError
-from pneumoscope.server import tokens as module
-from pneumoscope.server.callers import Caller, find_role, needs
+from pneumoscope.server.access import tokens as module
+from pneumoscope.server.access.callers import Caller, find_role, needs
+from pneumoscope.server.access.tokens import TokenFile
 from pneumoscope.server.periods import read_period
 from pneumoscope.server.settings import Settings
-from pneumoscope.server.tokens import TokenFile
 
 if TYPE_CHECKING:
     from pneumoscope.training.train import Run

@@ -25,13 +25,13 @@ from test_store import facts_of, make_record
 
 from pneumoscope.datasets.pseudonyms import KEY_FILE
 from pneumoscope.errors import DataError, UsageError
-from pneumoscope.server.backups import back_up, restore
-from pneumoscope.server.databases import parse_url
-from pneumoscope.server.kept_images import KeptImages
+from pneumoscope.server.monitoring.watch import Watch
 from pneumoscope.server.periods import read_period
-from pneumoscope.server.retention import Retention
-from pneumoscope.server.store import TABLES, Review, Store, now
-from pneumoscope.server.watch import Watch
+from pneumoscope.server.storage.backups import back_up, restore
+from pneumoscope.server.storage.databases import parse_url
+from pneumoscope.server.storage.kept_images import KeptImages
+from pneumoscope.server.storage.retention import Retention
+from pneumoscope.server.storage.store import TABLES, Review, Store, now
 
 if TYPE_CHECKING:
     from commands import Command

@@ -26,8 +26,8 @@ def upgrade(database: Database = None) -> None:
     Stop what uses it, and back it up first.
     """
     from pneumoscope.dicomnet.tables import TABLES as NODE
-    from pneumoscope.server.schema import upgrade_database
-    from pneumoscope.server.store import TABLES as READING_ROOM
+    from pneumoscope.server.storage.schema import upgrade_database
+    from pneumoscope.server.storage.store import TABLES as READING_ROOM
 
     for tables, before, after in upgrade_database(database, (READING_ROOM, NODE)):
         what = "was up to date" if before == after else f"upgraded from revision {before}"
@@ -44,8 +44,8 @@ def backup(
 
     Kept images and the spool of a node are not part of it.
     """
-    from pneumoscope.server.audit_table import log_command
-    from pneumoscope.server.backups import back_up
+    from pneumoscope.server.storage.audit_table import log_command
+    from pneumoscope.server.storage.backups import back_up
 
     file = back_up(database, out, overwrite)
     _report(log_command(str(file), "backup"))
@@ -60,9 +60,9 @@ def restore(
 ) -> None:
     """Put a backup in the place of a SQLite database that is not in use."""
     from pneumoscope.dicomnet.tables import TABLES as NODE
-    from pneumoscope.server import backups
-    from pneumoscope.server.audit_table import log_command
-    from pneumoscope.server.store import TABLES as READING_ROOM
+    from pneumoscope.server.storage import backups
+    from pneumoscope.server.storage.audit_table import log_command
+    from pneumoscope.server.storage.store import TABLES as READING_ROOM
 
     file = backups.restore(backup, database, (READING_ROOM, NODE), overwrite)
     _report(log_command(str(file), "restore"))
@@ -80,11 +80,11 @@ def erase(
 ) -> None:
     """Erase what the database, kept images and the spool of a node have of a patient or a study."""
     from pneumoscope.dicomnet.erasure import erase_images
-    from pneumoscope.server import erasure
-    from pneumoscope.server.audit import find_user
-    from pneumoscope.server.kept_images import KeptImages
-    from pneumoscope.server.schema import has_node
-    from pneumoscope.server.store import Store
+    from pneumoscope.server.storage import erasure
+    from pneumoscope.server.storage.audit import find_user
+    from pneumoscope.server.storage.kept_images import KeptImages
+    from pneumoscope.server.storage.schema import has_node
+    from pneumoscope.server.storage.store import Store
 
     with Store(database, create=False) as store:
         with store.read() as connection:
@@ -130,7 +130,7 @@ def move_key(
     Pseudonyms stay the same.
     """
     from pneumoscope.datasets.pseudonyms import KEY_FILE
-    from pneumoscope.server.store import Store
+    from pneumoscope.server.storage.store import Store
 
     with Store(database, create=False) as store:
         store.move_key(out)
@@ -156,10 +156,10 @@ def audit(
 
     That is logged, too.
     """
-    from pneumoscope.server.audit import find_user
-    from pneumoscope.server.audit_table import export_entries
     from pneumoscope.server.periods import read_period
-    from pneumoscope.server.store import Store
+    from pneumoscope.server.storage.audit import find_user
+    from pneumoscope.server.storage.audit_table import export_entries
+    from pneumoscope.server.storage.store import Store
 
     older = None if delete_older is None else read_period(delete_older, "delete_older")
     with Store(database, create=False) as store:

@@ -32,23 +32,8 @@ from pneumoscope.cli.summary import summarize
 from pneumoscope.cli.tokens import tokens_app
 from pneumoscope.cli.train import SettingsCommand, demo, train
 from pneumoscope.cli.tune import tune
-from pneumoscope.errors import MissingExtraError, PneumoscopeError
+from pneumoscope.errors import PneumoscopeError, find_missing_extra
 
-_EXTRAS = {
-    "dicom": {"highdicom", "pydicom", "pynetdicom"},
-    "train": {"captum", "huggingface_hub", "onnx", "pyarrow", "sklearn", "timm", "torch"},
-    "serve": {
-        "alembic",
-        "fastapi",
-        "pg8000",
-        "prometheus_client",
-        "python_multipart",
-        "sqlalchemy",
-        "starlette",
-        "uvicorn",
-    },
-    "tune": {"colorlog", "optuna"},
-}
 _TRAINING, _USING, _DATA, _MODELS = "Train and evaluate", "Use a model", "Data", "Models"  # panels of --help
 
 app = make_group(
@@ -117,10 +102,9 @@ def main() -> None:
     except OSError as problem:
         _fail(f"{problem.filename or 'file'}: {problem.strerror or problem}.", 2)
     except Exception as problem:
-        missing = (problem.name or "").partition(".")[0] if isinstance(problem, ModuleNotFoundError) else ""
-        for extra, packages in _EXTRAS.items():
-            if missing in packages:
-                _fail(f'{missing} is not installed: pip install "pneumoscope[{extra}]".', MissingExtraError.exit_code)
+        missing = find_missing_extra(problem) if isinstance(problem, ModuleNotFoundError) else None
+        if missing is not None:
+            _fail(missing.message, missing.exit_code)
         if os.environ.get("PNEUMOSCOPE_DEBUG"):
             raise
         _fail(

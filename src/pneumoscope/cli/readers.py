@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pneumoscope.cli.output import echo, make_table, open_console, show_interval
 
 if TYPE_CHECKING:
-    from pneumoscope.server.reading_performance import Performance
+    from pneumoscope.server.readings.performance import Performance
 
 
 def print_performance(found: Performance) -> None:

@@ -83,8 +83,8 @@ def serve(
     Ctrl-C stops it.
     """
     from pneumoscope.server import app
+    from pneumoscope.server.access.strength import make_token as make
     from pneumoscope.server.setting_sources import read_settings
-    from pneumoscope.server.strength import make_token as make
 
     token = make() if make_token else None
     settings = read_settings(config, {**context.obj, "token": token})
@@ -109,9 +109,9 @@ def export(
     overwrite: options.Overwrite = False,
 ) -> None:
     """Write reviewed images and their labels as a table to train on."""
-    from pneumoscope.server.audit import find_user
-    from pneumoscope.server.reviews import export_reviews
-    from pneumoscope.server.store import Store
+    from pneumoscope.server.storage.audit import find_user
+    from pneumoscope.server.storage.reviews import export_reviews
+    from pneumoscope.server.storage.store import Store
 
     with Store(database, create=False) as store:
         result = export_reviews(store, out, images, overwrite, excel=excel)
@@ -143,9 +143,9 @@ def performance(
 
     from pneumoscope.errors import DataError, UsageError
     from pneumoscope.files import check_folder, write_rows, write_text
-    from pneumoscope.server.reading_performance import measure_readers, read_truth
-    from pneumoscope.server.readings import list_all
-    from pneumoscope.server.store import Store
+    from pneumoscope.server.readings.performance import measure_readers, read_truth
+    from pneumoscope.server.readings.readings import list_all
+    from pneumoscope.server.storage.store import Store
 
     files = ("performance.csv", "performance.json")
     if out is None:

@@ -13,7 +13,7 @@ from pneumoscope.cli.options import option
 from pneumoscope.cli.output import echo
 
 if TYPE_CHECKING:
-    from pneumoscope.server.tokens import Token, TokenFile
+    from pneumoscope.server.access.tokens import Token, TokenFile
 
 tokens_app = make_group("Make, list, rotate and revoke tokens for the reading room and its service.")
 
@@ -81,7 +81,7 @@ def revoke(name: _Name, tokens: _File) -> None:
 
 
 def _open(path: Path) -> TokenFile:
-    from pneumoscope.server.tokens import TokenFile
+    from pneumoscope.server.access.tokens import TokenFile
 
     return TokenFile(path)
 

@@ -12,7 +12,7 @@ import sqlalchemy as sql
 from pneumoscope.dicomnet.spool import Spool, digest
 from pneumoscope.dicomnet.tables import Delivery, Image, ResultRecord, Study, Transaction, open_tables
 from pneumoscope.errors import DataError, UsageError
-from pneumoscope.server.databases import explain, forget_deleted
+from pneumoscope.server.storage.databases import explain, forget_deleted
 
 _STUDY = 40  # characters of the hash in the tables
 

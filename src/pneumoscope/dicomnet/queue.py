@@ -19,7 +19,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from pneumoscope.dicomnet.rows import Known, Made, Outcome, Parcel, Waiting
 from pneumoscope.dicomnet.tables import Delivery, Image, ResultRecord, Study, Transaction, open_tables
 from pneumoscope.errors import DataError
-from pneumoscope.server.databases import explain
+from pneumoscope.server.storage.databases import explain
 
 _MANY = 500  # values in a statement; SQLite's limit was once 999
 NOT_ANSWERED = ("skipped", "set_aside", "lost")  # states; an image that comes again is judged anew

@@ -7,8 +7,8 @@ from pathlib import Path
 import sqlalchemy as sql
 from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, mapped_column
 
-from pneumoscope.server.databases import opening
-from pneumoscope.server.schema import NODE_REVISION, Tables, prepare
+from pneumoscope.server.storage.databases import opening
+from pneumoscope.server.storage.schema import NODE_REVISION, Tables, prepare
 
 
 class _Base(MappedAsDataclass, DeclarativeBase, kw_only=True):

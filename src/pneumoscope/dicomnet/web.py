@@ -30,7 +30,7 @@ def serve_web(settings: NodeSettings, spool: Spool, watcher: Watcher, health: He
         import uvicorn
 
         from pneumoscope.dicomnet.stow import build_app
-        from pneumoscope.server.connections import configure_uvicorn
+        from pneumoscope.server.security.connections import configure_uvicorn
         from pneumoscope.server.settings import Limits
     except ModuleNotFoundError as problem:
         raise MissingExtraError(

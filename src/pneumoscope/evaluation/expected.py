@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pneumoscope.config import Count, Seed, checked, quote
 from pneumoscope.datasets.samples import cluster_by_patient
-from pneumoscope.errors import DataError, UsageError
+from pneumoscope.errors import DataError, UsageError, require_extra
 from pneumoscope.evaluation.intervals.proportions import CONFIDENCE
 from pneumoscope.evaluation.metrics import measure
 from pneumoscope.evaluation.results import Interval
@@ -45,6 +45,7 @@ def estimate_metrics(
         UsageError: an argument is of the wrong type.
         DataError: no image has a probability, or there are more than two classes.
     """
+    require_extra("evaluate")
     if not isinstance(predictions, Sequence) or not all(isinstance(each, Prediction) for each in predictions):
         raise UsageError(f"must be a list of predictions, found {quote(predictions)}.", "predictions")
     chosen = [each for each in predictions if each.probability is not None]

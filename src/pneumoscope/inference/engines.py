@@ -273,13 +273,17 @@ def build_engine(backbone: Backbone, size: int, device: str = "auto", graph: byt
 
     from pneumoscope.models.backbones import fingerprint_state
     from pneumoscope.models.onnx_graphs import try_graph
+    from pneumoscope.models.stored_backbone import StoredBackbone
 
-    backbone = backbone.cpu().eval()
+    stored = isinstance(backbone, StoredBackbone) and backbone.fits(size)
+    backbone = backbone if stored else backbone.cpu().eval()
     if (graph := graph or try_graph(backbone, size)) is None:
         return TorchEngine(backbone, size, device)
     state = backbone.state_dict()
     runtime = OpenVinoEngine if _suits_openvino(state) else OnnxEngine
     engine = runtime(graph, f"{fingerprint_state(state)} {backbone.architecture}")
+    if stored:  # the package's tests compare its graphs with their networks
+        return engine
     probe = np.linspace(-2, 2, 3 * size * size, dtype=np.float32).reshape(1, 3, size, size)
     with torch.inference_mode():
         maps, intermediate = (tensor.numpy() for tensor in backbone.describe(torch.from_numpy(probe)))

@@ -8,6 +8,7 @@ import importlib.util
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -154,13 +155,23 @@ def load_backbone(spec: BackboneSpec, weights: Path | None = None) -> Backbone:
         DownloadError: the hub is out of reach.
     """
     from pneumoscope.models.classifier import Backbone
+    from pneumoscope.models.stored_backbone import StoredBackbone, list_tensors, open_graph
 
-    network = _build(spec)
+    graph = None if spec.arguments else open_graph(spec.architecture)
     if spec.model and weights is None:
         folder = find_pretrained(spec.model)
         model = load_model(folder)
-        return rebuild_backbone(model, load_weights(folder, model))
+        tensors = load_weights(folder, model)
+        if graph is None:
+            return rebuild_backbone(model, tensors)
+        start = "backbone.network."
+        state: Mapping[str, Tensor] = {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
+        return StoredBackbone(graph, state, _describe(spec), partial(_build, spec)).eval()
     path = weights or _locate(spec)
+    if graph is not None:
+        state = _match(_read_state(path), list_tensors(graph), spec, path)
+        return StoredBackbone(graph, state, _describe(spec), partial(_build, spec))
+    network = _build(spec)
     network.load_state_dict(_match(_read_state(path), network.state_dict(), spec, path))
     return Backbone(network, _describe(spec))
 
@@ -173,6 +184,10 @@ def try_backbone(backbone: Backbone, size: int) -> None:
     """
     import torch
 
+    from pneumoscope.models.stored_backbone import StoredBackbone
+
+    if isinstance(backbone, StoredBackbone) and backbone.fits(size):
+        return
     try:
         with torch.inference_mode():
             maps = backbone.eval()(torch.zeros(1, 3, size, size))

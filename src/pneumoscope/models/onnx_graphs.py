@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from pneumoscope.errors import ModelError
 from pneumoscope.models.classifier import mixes_places, pool
 from pneumoscope.models.graph_sizes import GraphSizes
+from pneumoscope.models.stored_backbone import StoredBackbone
 
 if TYPE_CHECKING:
     import onnx
@@ -72,6 +73,8 @@ def try_graph(backbone: Backbone, size: int) -> bytes | None:
 
     Networks with attention are explained by gradients, which need PyTorch.
     """
+    if isinstance(backbone, StoredBackbone) and backbone.fits(size):
+        return backbone.make_graph()
     if mixes_places(backbone):
         return None
     try:

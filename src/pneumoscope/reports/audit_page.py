@@ -21,7 +21,7 @@ from pneumoscope.config import Progress, Seed, checked
 from pneumoscope.datasets.columns import Naming
 from pneumoscope.datasets.reading import read_dataset
 from pneumoscope.datasets.samples import Sample, count_samples, fingerprint_samples, number_patients
-from pneumoscope.errors import PneumoscopeError
+from pneumoscope.errors import PneumoscopeError, require_extra
 from pneumoscope.files import check_folder, claim_folder, lock_folder, write_text
 from pneumoscope.images.read import Reading
 from pneumoscope.inference.cache import FeatureCache, open_cache
@@ -127,6 +127,7 @@ def audit(
         DataError: the data cannot be used at all.
         UsageError: `out` exists.
     """
+    require_extra("evaluate")
     _check_options(out, overwrite, quick, device)
     dataset = read_dataset(Path(data), patient_pattern, reading, naming)
     samples = dataset.samples if patient_ids else number_patients(dataset.samples)

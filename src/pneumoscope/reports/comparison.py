@@ -17,6 +17,7 @@ from pneumoscope.config import Count, Seed, checked
 from pneumoscope.datasets.columns import Naming
 from pneumoscope.datasets.prediction_tables import PredictionColumns, Scale
 from pneumoscope.datasets.reading import read_dataset
+from pneumoscope.errors import require_extra
 from pneumoscope.evaluation.compare import Comparison, compare_runs
 from pneumoscope.evaluation.external_tables import Choices
 from pneumoscope.evaluation.pairing import Pairing
@@ -80,6 +81,7 @@ def compare(
         UsageError: fewer than two runs, or `out` exists.
         DataError: different images, labels or classes; the message names the first.
     """
+    require_extra("evaluate")
     if out is not None:
         check_folder(Path(out), OUTPUTS, overwrite)
     samples = None if truth is None else read_dataset(truth, naming=naming, files=False).samples

@@ -22,7 +22,7 @@ from pneumoscope.decisions.groups import describe
 from pneumoscope.decisions.prior_shift import check_prevalence
 from pneumoscope.decisions.threshold import fit as fit_threshold
 from pneumoscope.decisions.threshold import parse_rule
-from pneumoscope.errors import DataError, UsageError
+from pneumoscope.errors import DataError, UsageError, require_extra
 from pneumoscope.evaluation.evaluate import Measured, Plan, measure
 from pneumoscope.evaluation.known_patients import describe_known_patients
 from pneumoscope.evaluation.results import Evaluation
@@ -112,6 +112,7 @@ def evaluate(
 
 def _note_leak(known: Provenance, model: str | Path | None, samples: Sequence[Sample]) -> Provenance:
     """Add a note on patients whom the model was trained on, and log it."""
+    require_extra("evaluate")
     if leak := describe_known_patients(model, samples):
         logging.getLogger("pneumoscope").warning("%s", leak)
         return replace(known, notes=(*known.notes, leak))

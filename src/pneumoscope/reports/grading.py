@@ -14,7 +14,7 @@ from pneumoscope.datasets.columns import Naming
 from pneumoscope.datasets.prediction_tables import PredictionColumns, Scale
 from pneumoscope.datasets.reading import read_dataset
 from pneumoscope.datasets.tables import SUFFIXES
-from pneumoscope.errors import UsageError
+from pneumoscope.errors import UsageError, require_extra
 from pneumoscope.evaluation.external_tables import Choices
 from pneumoscope.evaluation.grading import LOWER_IS_BETTER, Grading, grade_submissions
 from pneumoscope.files import check_folder, claim_folder, lock_folder, write_rows, write_text
@@ -69,6 +69,7 @@ def grade(
         UsageError: a metric or split does not exist, there are no submissions, or `out` exists.
         DataError: the labels cannot be used, or no submission can.
     """
+    require_extra("evaluate")
     if out is not None:
         check_folder(Path(out), OUTPUTS, overwrite)
     paths = _list_tables(submissions, Path(truth))

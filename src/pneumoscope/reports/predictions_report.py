@@ -11,7 +11,7 @@ from typing import Any
 from pneumoscope.config import Count, Seed, checked
 from pneumoscope.datasets.columns import Naming
 from pneumoscope.datasets.prediction_tables import PredictionColumns, Scale
-from pneumoscope.errors import ImageError, MissingExtraError
+from pneumoscope.errors import ImageError, MissingExtraError, require_extra
 from pneumoscope.evaluation.evaluate import Measured, Plan
 from pneumoscope.evaluation.external import External, measure_external
 from pneumoscope.evaluation.external_tables import Choices
@@ -123,6 +123,7 @@ def _list_facts(
     predictions: Path, truth: Path | None, choices: Choices, plan: Plan, options: dict[str, Any]
 ) -> dict[str, str]:
     """List what a reader needs to understand and repeat an evaluation."""
+    require_extra("evaluate")
     given = {
         "predictions": str(predictions), "truth": None if truth is None else str(truth), "out": "NEW_FOLDER",
         **asdict(choices.columns), **asdict(choices), **asdict(plan), **options, "columns": None,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pneumoscope.config import checked
-from pneumoscope.errors import UsageError
+from pneumoscope.errors import UsageError, require_extra
 from pneumoscope.evaluation.metrics import METRICS, NAMES
 from pneumoscope.evaluation.summary import Summary, format_spread, summarise_runs
 from pneumoscope.files import check_folder, claim_folder, lock_folder, write_bytes, write_rows, write_text
@@ -51,6 +51,7 @@ def summarize(
         UsageError: no run, no such setting or metric, or `out` exists.
         DataError: a run is not finished, or damaged.
     """
+    require_extra("evaluate")
     formats, shown = parse_formats(plot_formats), parse_metrics(metrics)
     names = None if by is None else [each.strip() for each in (by.split(",") if isinstance(by, str) else by)]
     if out is not None:

@@ -17,10 +17,10 @@ from starlette.types import ASGIApp
 
 from pneumoscope import __version__
 from pneumoscope.errors import DataError, UsageError
-from pneumoscope.server.connections import configure_uvicorn
-from pneumoscope.server.hosts import parse_networks
+from pneumoscope.server.access.hosts import parse_networks
 from pneumoscope.server.identity import add_identity
-from pneumoscope.server.jobs import Jobs
+from pneumoscope.server.jobs.jobs import Jobs
+from pneumoscope.server.models.served import INTENDED_USE
 from pneumoscope.server.openapi import TAGS, complete_document
 from pneumoscope.server.pages import add_pages
 from pneumoscope.server.predictions import PredictionService
@@ -31,8 +31,8 @@ from pneumoscope.server.routes.operations import add_models, add_operations
 from pneumoscope.server.routes.predictions import add_predictions
 from pneumoscope.server.routes.readings import add_readings
 from pneumoscope.server.routes.teaching import add_teaching
-from pneumoscope.server.security import SecurityMiddleware
-from pneumoscope.server.served import INTENDED_USE
+from pneumoscope.server.security.connections import configure_uvicorn
+from pneumoscope.server.security.requests import SecurityMiddleware
 from pneumoscope.server.settings import Settings
 
 

@@ -7,9 +7,9 @@ from typing import Literal
 from fastapi import FastAPI, Request
 from pydantic import BaseModel, Field
 
-from pneumoscope.server.blinding import withholds
-from pneumoscope.server.callers import ROLES, Role, Source, find_caller, needs
+from pneumoscope.server.access.callers import ROLES, Role, Source, find_caller, needs
 from pneumoscope.server.openapi import problems
+from pneumoscope.server.readings.blinding import withholds
 
 
 class MeMessage(BaseModel):

@@ -12,7 +12,7 @@ from typing import Any
 
 import sqlalchemy as sql
 
-from pneumoscope.server.node_messages import (
+from pneumoscope.server.messages.node import (
     DeliveryMessage,
     DestinationMessage,
     NodeCounts,

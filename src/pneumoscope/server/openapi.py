@@ -6,7 +6,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from pneumoscope.server.messages import ProblemMessage
+from pneumoscope.server.messages.predictions import ProblemMessage
 from pneumoscope.server.problems import MEDIA_TYPE, RequestError
 from pneumoscope.server.uploads import RAW_TYPES
 

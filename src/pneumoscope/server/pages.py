@@ -11,7 +11,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import RedirectResponse
 from jinja2 import Environment, PackageLoader
 
-from pneumoscope.server.hosts import Host, parse_host
+from pneumoscope.server.access.hosts import Host, parse_host
 from pneumoscope.server.problem_types import PROBLEMS
 from pneumoscope.server.problems import RequestError
 

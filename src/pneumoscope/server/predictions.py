@@ -17,37 +17,37 @@ from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION
 from pneumoscope.images.read import ImageBytes, Reading, is_image
 from pneumoscope.inference.overlays import render_heatmap
 from pneumoscope.inference.prediction import Prediction
-from pneumoscope.server.audit import SERVICE, Actor, AuditLog, log_change
-from pneumoscope.server.batching import Answer, Batcher, Job
-from pneumoscope.server.blinding import Blinding
-from pneumoscope.server.decoding import Decoded, Decoders
-from pneumoscope.server.image_reviews import add_image_reviews
-from pneumoscope.server.kept_images import KeptImages
-from pneumoscope.server.measurements import Measurements, ModelInfo
-from pneumoscope.server.messages import (
+from pneumoscope.server.inference.batching import Answer, Batcher, Job
+from pneumoscope.server.inference.decoding import Decoded, Decoders
+from pneumoscope.server.messages.monitoring import MonitoringMessage
+from pneumoscope.server.messages.node import NodeMessage
+from pneumoscope.server.messages.predictions import (
     Heatmap,
     PredictionMessage,
     PredictionQuery,
 )
-from pneumoscope.server.monitoring_messages import MonitoringMessage
-from pneumoscope.server.node_messages import NodeMessage
+from pneumoscope.server.models.second_model import SecondModel, copy_extract
+from pneumoscope.server.models.self_check import check_model
+from pneumoscope.server.models.served import ServedModel, open_model
+from pneumoscope.server.monitoring.measurements import Measurements, ModelInfo
+from pneumoscope.server.monitoring.watch import Watch
 from pneumoscope.server.node_queue import read_node
 from pneumoscope.server.periods import read_period
 from pneumoscope.server.problems import RequestError, log_internal_error, logger, to_file_problem, to_internal_error
-from pneumoscope.server.reader_agreement import ReaderAgreementMessage, measure_readers
-from pneumoscope.server.records import find_start
+from pneumoscope.server.readings.agreement import ReaderAgreementMessage, measure_readers
+from pneumoscope.server.readings.blinding import Blinding
 from pneumoscope.server.replies import IDENTIFIERS, reuse
-from pneumoscope.server.retention import Retention
-from pneumoscope.server.second_model import SecondModel, copy_extract
-from pneumoscope.server.self_check import check_model
-from pneumoscope.server.served import ServedModel, open_model
 from pneumoscope.server.settings import Settings
-from pneumoscope.server.store import PredictionRecord, Store
+from pneumoscope.server.storage.audit import SERVICE, Actor, AuditLog, log_change
+from pneumoscope.server.storage.image_reviews import add_image_reviews
+from pneumoscope.server.storage.kept_images import KeptImages
+from pneumoscope.server.storage.records import find_start
+from pneumoscope.server.storage.retention import Retention
+from pneumoscope.server.storage.store import PredictionRecord, Store
+from pneumoscope.server.storage.wording import explain_decision
 from pneumoscope.server.stored import StoredPredictions
 from pneumoscope.server.telemetry import Telemetry
 from pneumoscope.server.uploads import UploadBudget
-from pneumoscope.server.watch import Watch
-from pneumoscope.server.wording import explain_decision
 
 Processed: TypeAlias = tuple[Answer, PredictionRecord | None]  # the record is still to be stored
 _PATIENCE = 5.0  # seconds in which the database has to answer

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pneumoscope.images.read import ImageBytes
-from pneumoscope.server.batching import Answer
-from pneumoscope.server.messages import PredictionMessage, PredictionsMessage
+from pneumoscope.server.inference.batching import Answer
+from pneumoscope.server.messages.predictions import PredictionMessage, PredictionsMessage
 from pneumoscope.server.problems import RequestError
 from pneumoscope.server.settings import Settings
 

@@ -15,11 +15,11 @@ from annotated_types import Gt, Interval
 
 from pneumoscope.config import Count
 from pneumoscope.errors import UsageError
-from pneumoscope.server.callers import ROLES, Role
-from pneumoscope.server.hosts import PublicUrl, is_loopback, parse_networks, parse_public_url, parse_root_path
+from pneumoscope.server.access.callers import ROLES, Role
+from pneumoscope.server.access.hosts import PublicUrl, is_loopback, parse_networks, parse_public_url, parse_root_path
+from pneumoscope.server.access.strength import check_token
+from pneumoscope.server.access.tokens import check_readable
 from pneumoscope.server.periods import read_period
-from pneumoscope.server.strength import check_token
-from pneumoscope.server.tokens import check_readable
 
 SERVICE, ACCESS, PROXY, STORAGE, DECISIONS, COMPUTING = (
     "Service", "Access", "Behind a proxy", "Storage", "Decisions", "Computing",

@@ -12,13 +12,8 @@ from urllib.parse import quote
 from sqlalchemy.exc import IntegrityError
 
 from pneumoscope.images.read import ImageBytes
-from pneumoscope.server import queries
-from pneumoscope.server.audit import Action, AuditLog, Trail, log_change
-from pneumoscope.server.callers import Caller
-from pneumoscope.server.idempotency import Answered, Key, add_review
-from pneumoscope.server.image_reviews import add_image_reviews
-from pneumoscope.server.kept_images import KeptImages
-from pneumoscope.server.messages import (
+from pneumoscope.server.access.callers import Caller
+from pneumoscope.server.messages.predictions import (
     ListQuery,
     PageQuery,
     PredictionMessage,
@@ -29,13 +24,18 @@ from pneumoscope.server.messages import (
     StudyMessage,
     StudyPage,
 )
+from pneumoscope.server.models.served import ServedModel
 from pneumoscope.server.problems import RequestError
-from pneumoscope.server.queries import Reviewed
-from pneumoscope.server.reviews import find_label, find_reviewer
-from pneumoscope.server.served import ServedModel
-from pneumoscope.server.store import AuditEntry, PredictionRecord, Review, Store
+from pneumoscope.server.storage import queries
+from pneumoscope.server.storage.audit import Action, AuditLog, Trail, log_change
+from pneumoscope.server.storage.idempotency import Answered, Key, add_review
+from pneumoscope.server.storage.image_reviews import add_image_reviews
+from pneumoscope.server.storage.kept_images import KeptImages
+from pneumoscope.server.storage.queries import Reviewed
+from pneumoscope.server.storage.reviews import find_label, find_reviewer
+from pneumoscope.server.storage.store import AuditEntry, PredictionRecord, Review, Store
+from pneumoscope.server.storage.wording import explain_decision
 from pneumoscope.server.telemetry import Telemetry
-from pneumoscope.server.wording import explain_decision
 
 T = TypeVar("T")
 _COLUMNS = [name for name in PredictionMessage.model_fields if name in PredictionRecord.__table__.columns]

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pydantic import BaseModel
 
 from pneumoscope.images.read import ImageBytes
-from pneumoscope.server import idempotency
-from pneumoscope.server.audit import SERVICE, Actor
-from pneumoscope.server.idempotency import Answered, Key
-from pneumoscope.server.jobs import Jobs
-from pneumoscope.server.messages import JobMessage, PredictionQuery, PredictionsMessage
+from pneumoscope.server.jobs.jobs import Jobs
+from pneumoscope.server.messages.predictions import JobMessage, PredictionQuery, PredictionsMessage
 from pneumoscope.server.predictions import PredictionService
 from pneumoscope.server.replies import add_names, add_pictures, gather, strip
+from pneumoscope.server.storage import idempotency
+from pneumoscope.server.storage.audit import SERVICE, Actor
+from pneumoscope.server.storage.idempotency import Answered, Key
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import copy
 import io
 import math
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
 import torch
@@ -84,6 +87,11 @@ def fit(model: nn.Module, batches: Batches, settings: Settings, phase: Phase) ->
         DataError: the loss is not finite.
         UsageError: the checkpoint is damaged.
     """
+    with _without_compiler():
+        return _fit(model, batches, settings, phase)
+
+
+def _fit(model: nn.Module, batches: Batches, settings: Settings, phase: Phase) -> TrainingState:
     parts = _build_parts(model, settings.optimisation)
     state = TrainingState()
     if phase.checkpoint is not None and phase.checkpoint.exists():
@@ -101,6 +109,27 @@ def fit(model: nn.Module, batches: Batches, settings: Settings, phase: Phase) ->
             _save(phase.checkpoint, parts, state)
         phase.on_epoch(row)
     return state
+
+
+@contextmanager
+def _without_compiler() -> Iterator[None]:
+    """Keep optimizers from importing PyTorch's compiler, which takes longer than a second, only to switch it off.
+
+    Nothing changes where it is imported already.
+    """
+    name = "torch._dynamo"
+    if name in sys.modules:
+        yield
+        return
+    absent = ModuleType(name)
+    absent.disable = lambda function, *_, **__: function  # type: ignore[attr-defined]
+    absent.graph_break = lambda *_, **__: None  # type: ignore[attr-defined]
+    sys.modules[name] = absent
+    try:
+        yield
+    finally:
+        if sys.modules.get(name) is absent:
+            del sys.modules[name]
 
 
 def seed_torch(seed: int) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import shlex
 import shutil
+import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -144,6 +145,7 @@ def make_model(
     on_epoch: OnEpoch | None = None,
 ) -> tuple[Setup, Remarks, Engine | None]:  # fmt: skip
     """Extract, fit, decide and save; give the engine of a backbone that stayed as it was, whose features are cached."""
+    threading.Thread(target=_import_ahead, daemon=True).start()
     extracted = extract(setup, cache, progress, computing)
     short = computing is not None  # a head alone, as of a fold, is sooner trained again than continued
     read_files = dict(zip((each.path for each in extracted.images.samples), extracted.images.digests, strict=True))
@@ -158,6 +160,15 @@ def make_model(
     remarks = replace(remarks, notes=remarks.notes + decisions.notes)
     save(setup, extracted, trained, decisions, remarks, folder)
     return setup, remarks, None if setup.changes_backbone else extracted.engine
+
+
+def _import_ahead() -> None:
+    """Import what decisions and the report need, over a second's work, while images are being read.
+
+    What fails here fails again, and is reported, where it is needed.
+    """
+    with suppress(Exception):
+        import sklearn.covariance  # noqa: F401
 
 
 def _add_test(setup: Setup, folder: Path, cache: FeatureCache, remarks: Remarks, progress: Progress) -> Remarks:

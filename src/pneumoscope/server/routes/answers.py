@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import Header, Request, Response
 from pydantic import BaseModel
 
-from pneumoscope.server.messages import PageMessage
+from pneumoscope.server.messages.predictions import PageMessage
 
 IdempotencyKey = Annotated[
     str,

@@ -6,13 +6,13 @@ from typing import Annotated
 
 from fastapi import FastAPI, Query, Request, Response
 
-from pneumoscope.server.audit import audits
-from pneumoscope.server.audit_messages import AuditMessage, AuditPage, AuditQuery
-from pneumoscope.server.audit_table import list_entries
-from pneumoscope.server.callers import needs
+from pneumoscope.server.access.callers import needs
 from pneumoscope.server.openapi import problems
 from pneumoscope.server.predictions import PredictionService
 from pneumoscope.server.routes.answers import to_page
+from pneumoscope.server.storage.audit import audits
+from pneumoscope.server.storage.audit_messages import AuditMessage, AuditPage, AuditQuery
+from pneumoscope.server.storage.audit_table import list_entries
 
 
 def add_audit(app: FastAPI, service: PredictionService) -> None:

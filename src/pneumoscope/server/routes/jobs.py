@@ -6,12 +6,12 @@ from typing import Annotated
 
 from fastapi import FastAPI, Path, Request, Response
 
-from pneumoscope.server.audit import audits
-from pneumoscope.server.blinding import Blinding, withholds
-from pneumoscope.server.jobs import Jobs
-from pneumoscope.server.messages import NO_NUL, JobMessage
+from pneumoscope.server.jobs.jobs import Jobs
+from pneumoscope.server.messages.predictions import NO_NUL, JobMessage
 from pneumoscope.server.openapi import problems
+from pneumoscope.server.readings.blinding import Blinding, withholds
 from pneumoscope.server.routes.answers import to_json
+from pneumoscope.server.storage.audit import audits
 
 
 def add_jobs(app: FastAPI, jobs: Jobs, blinding: Blinding) -> None:

@@ -7,16 +7,16 @@ from typing import Annotated
 
 from fastapi import FastAPI, Path, Query, Response
 
-from pneumoscope.server.audit import audits
-from pneumoscope.server.blinding import withholds
-from pneumoscope.server.messages import ExampleMessage, HealthMessage, ModelMessage, ReadyMessage
-from pneumoscope.server.monitoring_messages import MonitoringMessage, MonitoringQuery
-from pneumoscope.server.node_messages import NodeMessage, NodeQuery
+from pneumoscope.server.inference.pictures import EXAMPLES, render_example
+from pneumoscope.server.messages.monitoring import MonitoringMessage, MonitoringQuery
+from pneumoscope.server.messages.node import NodeMessage, NodeQuery
+from pneumoscope.server.messages.predictions import ExampleMessage, HealthMessage, ModelMessage, ReadyMessage
 from pneumoscope.server.openapi import problems
-from pneumoscope.server.pictures import EXAMPLES, render_example
 from pneumoscope.server.predictions import PredictionService
 from pneumoscope.server.problems import RequestError
-from pneumoscope.server.reader_agreement import ReaderAgreementMessage
+from pneumoscope.server.readings.agreement import ReaderAgreementMessage
+from pneumoscope.server.readings.blinding import withholds
+from pneumoscope.server.storage.audit import audits
 
 
 def add_models(app: FastAPI, service: PredictionService) -> None:

@@ -11,13 +11,9 @@ from urllib.parse import quote
 from fastapi import FastAPI, Header, Path, Query, Request, Response
 
 from pneumoscope.images.read import Reading
-from pneumoscope.server import idempotency
-from pneumoscope.server.audit import audits, find_trail
-from pneumoscope.server.blinding import withholds
-from pneumoscope.server.callers import find_caller
-from pneumoscope.server.jobs import Jobs
-from pneumoscope.server.kept_images import MEDIA_TYPES
-from pneumoscope.server.messages import (
+from pneumoscope.server.access.callers import find_caller
+from pneumoscope.server.jobs.jobs import Jobs
+from pneumoscope.server.messages.predictions import (
     NO_NUL,
     ImageQuery,
     JobMessage,
@@ -36,7 +32,11 @@ from pneumoscope.server.messages import (
 from pneumoscope.server.openapi import FILES, problems
 from pneumoscope.server.predictions import PredictionService
 from pneumoscope.server.problems import RequestError
+from pneumoscope.server.readings.blinding import withholds
 from pneumoscope.server.routes.answers import LOCATION, IdempotencyKey, name_caller, to_json, to_page
+from pneumoscope.server.storage import idempotency
+from pneumoscope.server.storage.audit import audits, find_trail
+from pneumoscope.server.storage.kept_images import MEDIA_TYPES
 from pneumoscope.server.submissions import Wish, submit
 
 Identifier = Annotated[str, Path(alias="id", max_length=64, pattern=NO_NUL, description="Of a prediction.")]

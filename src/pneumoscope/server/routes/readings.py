@@ -6,15 +6,9 @@ from typing import Annotated
 
 from fastapi import FastAPI, Path, Query, Request, Response
 
-from pneumoscope.server import readings
-from pneumoscope.server.audit import audits
-from pneumoscope.server.blinding import withholds
-from pneumoscope.server.callers import find_caller
-from pneumoscope.server.messages import NO_NUL
-from pneumoscope.server.openapi import problems
-from pneumoscope.server.predictions import PredictionService
-from pneumoscope.server.problems import RequestError
-from pneumoscope.server.reading_messages import (
+from pneumoscope.server.access.callers import find_caller
+from pneumoscope.server.messages.predictions import NO_NUL
+from pneumoscope.server.messages.readings import (
     CommittedMessage,
     PerformanceMessage,
     ReadingMessage,
@@ -22,8 +16,14 @@ from pneumoscope.server.reading_messages import (
     ReadingQuery,
     ReadingRequest,
 )
-from pneumoscope.server.reading_performance import measure_readers
+from pneumoscope.server.openapi import problems
+from pneumoscope.server.predictions import PredictionService
+from pneumoscope.server.problems import RequestError
+from pneumoscope.server.readings import readings
+from pneumoscope.server.readings.blinding import withholds
+from pneumoscope.server.readings.performance import measure_readers
 from pneumoscope.server.routes.answers import LOCATION, to_json, to_page
+from pneumoscope.server.storage.audit import audits
 
 
 def add_readings(app: FastAPI, service: PredictionService) -> None:

@@ -10,22 +10,22 @@ from fastapi import FastAPI, Path, Request, Response
 
 from pneumoscope.errors import ImageError
 from pneumoscope.images.read import ImageBytes
-from pneumoscope.server import readings
-from pneumoscope.server.audit import audits
-from pneumoscope.server.messages import PredictionMessage, PredictionQuery
-from pneumoscope.server.openapi import problems
-from pneumoscope.server.predictions import PredictionService
-from pneumoscope.server.problems import RequestError
-from pneumoscope.server.reading_messages import (
+from pneumoscope.server.messages.predictions import PredictionMessage, PredictionQuery
+from pneumoscope.server.messages.readings import (
     ReadingRequest,
     TaughtMessage,
     TeachingCaseMessage,
     TeachingMessage,
     TeachingRequest,
 )
+from pneumoscope.server.openapi import problems
+from pneumoscope.server.predictions import PredictionService
+from pneumoscope.server.problems import RequestError
+from pneumoscope.server.readings import readings
+from pneumoscope.server.readings.teaching import TeachingCases
 from pneumoscope.server.routes.answers import to_json
 from pneumoscope.server.routes.readings import name_reader
-from pneumoscope.server.teaching import TeachingCases
+from pneumoscope.server.storage.audit import audits
 
 Number = Annotated[int, Path(ge=0, lt=2**31, description="Of a case.")]
 

@@ -1,0 +1,1 @@
+"""How the service has done: volume, drift, agreement."""

@@ -1,0 +1,1 @@
+"""Readings of people: blind, repeated, and of known truth."""

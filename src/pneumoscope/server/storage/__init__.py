@@ -1,0 +1,1 @@
+"""What the service stores, and how it is kept, listed, and deleted."""

@@ -1,0 +1,54 @@
+"""Deleting predictions, their reviews and kept images that are older than a service keeps them."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+from concurrent.futures import Executor
+
+from pneumoscope.errors import PneumoscopeError
+from pneumoscope.server.problems import log_internal_error, logger
+from pneumoscope.server.storage.audit import SERVICE
+from pneumoscope.server.storage.kept_images import KeptImages
+from pneumoscope.server.storage.store import Store, now
+
+_EVERY = 3600.0  # seconds
+
+
+class Retention:
+    """Deletes what is too old.
+
+    Args:
+        store: the database.
+        kept: the folder of images, where there is one.
+        keep_for: how long predictions are kept.
+    """
+
+    def __init__(self, store: Store, kept: KeptImages | None, keep_for: datetime.timedelta) -> None:
+        self._store, self._kept, self._keep_for = store, kept, keep_for
+
+    def run(self) -> None:
+        """Delete what is too old now, and log what that was.
+
+        Raises:
+            DataError: the database or the folder cannot be changed.
+        """
+        moment = now() - self._keep_for
+        ids = [row.id for row in self._store.find_images(before=moment)]
+        predictions, reviews = self._store.delete(ids, [SERVICE.to_entry("expire", count=len(ids))])
+        # All old files without a prediction, also those left by a service that was killed before it deleted them.
+        images = self._kept.delete_older(moment, self._store.find_used) if self._kept else 0
+        if predictions or images:
+            text = "Older than %s, deleted: %d predictions, %d reviews, %d kept images."
+            logger.info(text, f"{moment:%Y-%m-%d %H:%M} UTC", predictions, reviews, images)
+
+    async def repeat(self, executor: Executor) -> None:
+        """Run at once and every hour, until cancelled; after an error it is tried again with the next."""
+        while True:
+            try:
+                await asyncio.get_running_loop().run_in_executor(executor, self.run)
+            except (PneumoscopeError, OSError) as problem:
+                logger.error("Predictions that are too old could not be deleted: %s", problem)
+            except Exception as problem:  # else nothing would be deleted any more
+                log_internal_error(problem, "Predictions that are too old could not be deleted")
+            await asyncio.sleep(_EVERY)
