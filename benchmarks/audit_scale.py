@@ -6,7 +6,8 @@
 
 Each image is a simulated radiograph of its own, drawn small and saved as JPEG of 256 pixels. One in fifty is a copy of
 another one instead. The audit runs without a cache in a process of its own; the memory is that of it and its children
-together (resident pages, sampled), so that pages which they share count more than once.
+together (resident pages, sampled), so that pages which they share count more than once. Between "Comparing" and
+"Checking", candidates for copies are compared closely.
 """
 
 from __future__ import annotations
@@ -127,11 +128,13 @@ def measure(folder: Path, out: Path, quick: bool) -> None:
 import json, time
 from pathlib import Path
 start, stages = time.perf_counter(), {{}}
+def now():
+    return time.perf_counter() - start, time.process_time()
 def progress(task, done, total):
-    stages.setdefault(task, [time.perf_counter() - start, 0])[1] = time.perf_counter() - start
+    stages.setdefault(task, [now(), 0])[1] = now()
 from pneumoscope.reports.audit_page import audit
 audit({str(folder)!r}, {str(out / "result")!r}, quick={quick}, cache=False, progress=progress)
-stages["all"] = [0, time.perf_counter() - start]
+stages["all"] = [(0, 0), now()]
 Path({str(out / "stages.json")!r}).write_text(json.dumps(stages))
 """
     process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.DEVNULL)
@@ -142,11 +145,11 @@ Path({str(out / "stages.json")!r}).write_text(json.dumps(stages))
     if process.returncode:
         sys.exit(f"The audit failed with exit code {process.returncode}.")
     images = sum(1 for _ in folder.glob("*/*.jpg"))
-    print(f"\n{images:,} images{', quick' if quick else ''}\n\n| stage | from, s | to, s | memory, MB |")
-    print("| --- | --- | --- | --- |")
-    for stage, (first, last) in json.loads((out / "stages.json").read_text()).items():
+    print(f"\n{images:,} images{', quick' if quick else ''}\n\n| stage | from, s | to, s | processor, s | memory, MB |")
+    print("| --- | --- | --- | --- | --- |")
+    for stage, ((first, busy), (last, busy_then)) in json.loads((out / "stages.json").read_text()).items():
         peak = max([used for when, used in memory if first - 0.5 <= when <= last + 0.5], default=0)
-        print(f"| {stage} | {first:.0f} | {last:.0f} | {peak:,.0f} |")
+        print(f"| {stage} | {first:.0f} | {last:.0f} | {busy_then - busy:.0f} | {peak:,.0f} |")
     for file in ("audit.html", "audit.json"):
         print(f"{file}: {(out / 'result' / file).stat().st_size / 1e6:.1f} MB")
     score(folder, json.loads((out / "result" / "audit.json").read_text(encoding="utf-8")))

@@ -95,7 +95,9 @@ def test_the_audit_says_which_images_look_like_so_many_others_that_copies_may_be
     rng = np.random.default_rng(0)
     some = images(*["train/A"] * 40, digests="".join(chr(65 + i) for i in range(40)))
     base = hash_pixels(draw_phantom(0, pneumonia=False, size=192).pixels)
-    some.measured["hash"] = [base + 0.03 * np.kron(rng.standard_normal((12, 12)), np.ones((4, 4))) for _ in range(40)]
+    some.measured["hash"][:] = [
+        base + 0.03 * np.kron(rng.standard_normal((12, 12)), np.ones((4, 4))) for _ in range(40)
+    ]
     crowded: list[int] = []
     groups = group_similar(some, crowded=crowded)
     assert groups == [None] * 40

@@ -11,7 +11,7 @@ from pneumoscope.evaluation import curves
 from pneumoscope.evaluation.intervals import all_metrics, bootstrap, calibration_error, differences
 from pneumoscope.evaluation.intervals.all_metrics import evaluate_predictions
 from pneumoscope.evaluation.intervals.bootstrap import jackknife_errors
-from pneumoscope.evaluation.intervals.differences import compare_means
+from pneumoscope.evaluation.intervals.differences import compare_means, mcnemar
 from pneumoscope.evaluation.intervals.many_images import condense, influence_errors, join_patients
 from pneumoscope.evaluation.intervals.proportions import Floats, Ints
 
@@ -104,6 +104,19 @@ def test_differences_of_many_images_are_those_of_few(many: Callable[[], None]) -
     assert found.value == few.value
     assert few.bootstrap is not None
     assert found.bootstrap == pytest.approx(few.bootstrap, abs=0.002)
+
+
+@pytest.mark.parametrize("lead", [0, 1, 40, 150, 300])
+@pytest.mark.parametrize("patients", [N * 100, 900])
+def test_mcnemars_test_of_many_images_is_that_of_few(lead: int, patients: int, many: Callable[[], None]) -> None:
+    rng = np.random.default_rng(0)
+    gain = rng.permutation(
+        np.concatenate([np.ones(700 + lead, int), -np.ones(700, int), np.zeros(N - 1400 - lead, int)])
+    )
+    clusters = draw(2, patients)[2]
+    few = mcnemar(gain, clusters)
+    many()
+    assert mcnemar(gain, clusters) == pytest.approx(few, rel=0.1, abs=1e-12)
 
 
 def test_patients_are_joined_whole_to_groups_of_equal_size() -> None:

@@ -28,7 +28,6 @@ Singles: TypeAlias = NDArray[np.float32]
 
 FOLDS = 5
 BINS = 8
-COLUMNS = 51  # permutations for which the class is predicted from pixels at once: bounds the memory
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,7 @@ def measure_clues(
         classes: (N,) from 0 without a gap.
         clusters: (N,) from `join_clusters`.
         seed: fixes folds and permutations.
-        quick: skip the surroundings, and draw 200 permutations instead of 1000, as for more than 20,000 images.
+        quick: skip the surroundings, and draw 200 permutations instead of 1000, as for more than `MANY` images.
 
     Returns:
         One clue for each name, the best predictor first.
@@ -190,7 +189,8 @@ def _by_block(describe: Callable[[NDArray[np.uint8]], Singles], thumbnails: NDAr
 def _measure_rim(thumbnails: NDArray[np.uint8]) -> Singles:
     """Contrast of the outermost pixels, (N, 1)."""
     rim = thumbnails[:, _rim(1 / THUMBNAIL)].astype(np.float32) / 255
-    return rim.std(axis=1, keepdims=True)
+    contrast: Singles = rim.std(axis=1, keepdims=True)
+    return contrast
 
 
 def _describe_edges(thumbnails: NDArray[np.uint8]) -> Singles:

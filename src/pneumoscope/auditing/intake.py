@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,8 @@ from pneumoscope.inference.cache import FeatureCache
 from pneumoscope.inference.engines import Array, Engine
 from pneumoscope.inference.features import Measurement, Wanted, extract_features
 from pneumoscope.inference.prediction import log_warnings
+
+Features: TypeAlias = NDArray[np.floating[Any]]
 
 FORMATS = ("other", *read.FORMATS, "DICOM")
 MODES = (
@@ -43,7 +46,7 @@ class Images:
     errors: Sequence[str | None]  # why a file could not be read
     measured: Measured  # structured (N,) of `FIELDS`; zeros where unreadable
     # (N, D) of a pretrained network, float16 of many images; zeros where unreadable; None in a quick audit
-    features: NDArray[np.float16 | np.float32] | None = None
+    features: Features | None = None
 
     @property
     def readable(self) -> NDArray[np.bool_]:
@@ -64,7 +67,7 @@ def measure_images(
     """
     n = len(samples)
     measured: Measured = Measurements(n) if n > MANY else np.zeros(n, FIELDS)
-    features: NDArray[np.float16 | np.float32] | None = None
+    features: Features | None = None
     digests = [""] * n
     errors: list[str | None] = [None] * n
     warnings: list[tuple[str, ...]] = [()] * n

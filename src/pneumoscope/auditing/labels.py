@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pneumoscope.auditing.duplicates import Groups, join_clusters
 from pneumoscope.auditing.findings import Finding
-from pneumoscope.auditing.intake import Images
+from pneumoscope.auditing.intake import Features, Images
 from pneumoscope.auditing.measurements import MANY as LARGE
 from pneumoscope.auditing.measurements import list_blocks
 from pneumoscope.datasets.samples import Sample
@@ -104,7 +104,7 @@ def _report(suspicion: Suspicion, samples: Sequence[Sample], labels: Sequence[st
     )
 
 
-def suspect_labels(features: Array, classes: Ints, clusters: Ints, *, seed: int = 0) -> Suspicion:
+def suspect_labels(features: Features, classes: Ints, clusters: Ints, *, seed: int = 0) -> Suspicion:
     """Find labels that contradict the features, by confident learning (Northcutt et al. 2021).
 
     An image is suspect if it is predicted to be of another class, with the confidence that this class's own images have
@@ -112,7 +112,7 @@ def suspect_labels(features: Array, classes: Ints, clusters: Ints, *, seed: int 
     tell the share of swapped labels, which is tested against none (Bootkrajang & Kabán 2012).
 
     Args:
-        features: float32 (N, D).
+        features: (N, D).
         classes: (N,) from 0 without a gap.
         clusters: (N,) from `join_clusters`; no fold divides one.
         seed: fixes the folds.
@@ -135,7 +135,7 @@ def suspect_labels(features: Array, classes: Ints, clusters: Ints, *, seed: int 
     return Suspicion(probabilities, suspects, swapped, p, float(auroc))
 
 
-def _predict(features: Array, classes: Ints, clusters: Ints, seed: int) -> Floats:
+def _predict(features: Features, classes: Ints, clusters: Ints, seed: int) -> Floats:
     """Out-of-fold probabilities (N, C) of a logistic regression, averaged over shuffles of the folds."""
     from sklearn.decomposition import PCA
     from sklearn.linear_model import LogisticRegression
@@ -147,7 +147,7 @@ def _predict(features: Array, classes: Ints, clusters: Ints, seed: int) -> Float
         few = features[np.sort(sampled)].astype(np.float32)
     mean, spread = few.mean(axis=0), few.std(axis=0)
 
-    def scale(some: Array) -> Array:
+    def scale(some: Features) -> Array:
         scaled: Array = (some - mean)[:, spread > 0] / spread[spread > 0]
         return scaled
 

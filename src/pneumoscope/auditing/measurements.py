@@ -42,7 +42,7 @@ FIELDS = np.dtype(
 )
 PICTURES = ("hash", "thumbnail")
 MANY = 20_000  # images above which their pictures, 9 kB each, are not kept in memory
-BLOCK = 4096  # images whose pictures are processed at once
+BLOCK = 1024  # images whose pictures are processed at once
 
 
 class Pictures:

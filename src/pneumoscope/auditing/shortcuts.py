@@ -13,6 +13,7 @@ from pneumoscope.auditing.clues import BINS, Clue, Kind, measure_clues
 from pneumoscope.auditing.duplicates import Groups, join_clusters
 from pneumoscope.auditing.findings import Finding, Severity
 from pneumoscope.auditing.intake import FORMATS, MODES, Images
+from pneumoscope.auditing.measurements import Measured
 from pneumoscope.datasets.samples import SPLITS, Sample
 from pneumoscope.evaluation.intervals.proportions import Ints
 
@@ -124,7 +125,7 @@ def _alone(clue: Clue) -> str:
     return f"The {clue.name} alone"
 
 
-def _find_formats_of_some_splits(samples: Sequence[Sample], measured: NDArray[np.void]) -> list[Finding]:
+def _find_formats_of_some_splits(samples: Sequence[Sample], measured: Measured) -> list[Finding]:
     """Find file formats and colour modes that are missing from some splits."""
     findings = []
     splits = np.array([sample.split or "" for sample in samples])

@@ -33,7 +33,8 @@ _WHOLE = np.array([[0.0, 1.0, 0.0, 1.0]])  # top, bottom, left, right
 _CANDIDATE = np.dtype([("whole", "i4"), ("windowed", "i4"), ("window", "u1"), ("similarity", "f4")])
 _NOTHING = np.zeros((0, 1), np.float32)
 _BLOCK = 1024
-_PART = 128  # pairs aligned at once: fits the processor's caches
+_TILE = 512  # images compared with as many at once: fits the processor's caches
+_PART = 128  # pairs aligned at once: fits them too
 _FEW = 32  # components by which most pairs are excluded
 _EXCLUDED = 100  # unless more than a hundredth of them remains
 _ROUNDING = 1e-4  # of the length of what remains, so that no pair is excluded by rounding
@@ -207,7 +208,7 @@ def _find_candidates(
     """
     whole = _project(hashes, distinct, _WHOLE)
     basis = np.linalg.eigh(whole.T @ whole)[1][:, -_FEW:]
-    starts = range(0, len(distinct), _BLOCK)
+    starts = range(0, len(distinct), _TILE)
     best, found, waiting = np.zeros(0, _CANDIDATE), [np.zeros(0, _CANDIDATE)], 0
     least = np.full(len(distinct), _CANDIDATE_SIMILARITY, np.float32)  # that a further candidate must exceed
     for number, window in enumerate(windows):
@@ -256,16 +257,18 @@ class _Comparison:
     def find(self, corner: tuple[int, int]) -> NDArray[np.void]:
         """Find the candidates in a block of the matrix of similarities."""
         row, column = corner
-        rows, columns = slice(row, row + _BLOCK), slice(column, column + _BLOCK)
+        rows, columns = slice(row, row + _TILE), slice(column, column + _TILE)
         least, other = self.least[rows].copy(), self.least[columns].copy()  # another thread raises them
         bound = self.short_whole[rows] @ self.short_windowed[columns].T
-        possible = (bound > least[:, None]) | (bound > other)
-        if np.count_nonzero(possible) > possible.size // _EXCLUDED:
-            similarity = self.whole[rows] @ self.windowed[columns].T
-            i, j = np.nonzero((similarity > least[:, None]) | (similarity > other))
-            similar = similarity[i, j]
+        lowest = min(least.min(), other.min())
+        possible = np.flatnonzero(bound > lowest)
+        if len(possible) > bound.size // _EXCLUDED:
+            similarity = (self.whole[rows] @ self.windowed[columns].T).ravel()
+            possible = np.flatnonzero(similarity > lowest)
+            i, j = np.divmod(possible, len(other))
+            similar = similarity[possible]
         else:
-            i, j = np.nonzero(possible)
+            i, j = np.divmod(possible, len(other))
             similar = np.einsum("ij,ij->i", self.whole[row + i], self.windowed[column + j])
         whole, windowed = i + row, j + column
         new = whole < windowed if self.number == 0 else whole != windowed

@@ -396,7 +396,5 @@ def _measure_colour(picture: Image.Image) -> float:
         return 0.0
     width, height = (min(side, 256) for side in picture.size)
     sample = picture.resize((width, height), Image.Resampling.NEAREST)
-    red, green, blue = np.moveaxis(np.asarray(_lay_on_black(sample).convert("RGB")), -1, 0)
-    # `np.ptp` over an axis of three takes ten times as long.
-    largest, smallest = np.maximum(np.maximum(red, green), blue), np.minimum(np.minimum(red, green), blue)
-    return float(np.mean(largest - smallest)) / 255
+    channels = [np.asarray(each) for each in _lay_on_black(sample).convert("RGB").split()]  # much faster than together
+    return float(np.mean(np.ptp(channels, axis=0))) / 255
