@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from pneumoscope.auditing.audit import find_faults, measure_samples
 from pneumoscope.auditing.measurements import FIELDS, Measurements
 from pneumoscope.datasets.phantom_sets import write_phantoms
 from pneumoscope.datasets.reading import read_samples
+from pneumoscope.errors import DataError
 
 
 def test_measurements_on_disk_are_read_like_an_array() -> None:
@@ -27,6 +30,17 @@ def test_measurements_on_disk_are_read_like_an_array() -> None:
         assert np.array_equal(stored[name][2:5], rows[name][2:5], equal_nan=name not in ("hash", "thumbnail"))
         assert np.array_equal(stored[chosen][name][1:], rows[chosen][name][1:], equal_nan=name != "thumbnail")
     assert stored[chosen]["hash"].shape == (4, *FIELDS["hash"].shape)
+
+
+def test_too_little_space_for_measurements_is_said_before_anything_is_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse, raising=False)
+    with pytest.raises(DataError, match=r"No space left on device.*TMPDIR"):
+        Measurements(1_000_000)
 
 
 def test_many_images_have_the_findings_of_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

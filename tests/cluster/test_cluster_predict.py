@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from pyarrow import parquet
 
 from commands import Command
 from pneumoscope.cluster.engine import open_ray
+from pneumoscope.cluster.listing import list_images
 from pneumoscope.cluster.predict import ClusterPredictions, Workers, predict_on_cluster
 from pneumoscope.cluster.worker import Options
 from pneumoscope.datasets.columns import Naming
@@ -102,6 +103,37 @@ def test_a_folder_gets_the_predictions_of_one_machine_once(
     assert "49 images, 1 of them now." in command(*words).err
     assert "49 images, 0 of them now." in command(*words).err
     assert len(read_rows(out)) == 49
+
+
+def test_plans_name_no_patients(images: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pneumoscope.cluster.predict._run", lambda *_: iter(()))
+    monkeypatch.setattr("pneumoscope.cluster.predict.open_ray", lambda *_: nullcontext())
+    for named in (True, False):
+        out = tmp_path / str(named)
+        with pytest.raises(DataError, match="not here after the run"):
+            predict(images / "val", out, run, options=Options(patient_ids=named))
+        rows = parquet.read_table(out / "plans" / "000000.parquet", use_threads=False).to_pylist()
+        patients = {each.patient for each in list_images(str(images / "val"))}
+        assert {row["patient"] for row in rows} & patients == (patients if named else set())
+
+
+def test_a_table_of_addresses_may_name_files_too(images: Path, tmp_path: Path) -> None:
+    file = next((images / "val").rglob("*.png"))
+    shutil.copy(file, tmp_path / "own.png")
+    (tmp_path / "table.csv").write_text("path\nmemory://some/a.png\nown.png\n")
+    listed = list_images(str(tmp_path / "table.csv"))
+    assert [each.path for each in listed] == ["memory://some/a.png", str(tmp_path / "own.png")]
+
+
+def test_a_folder_that_cannot_be_listed_is_not_taken_for_an_empty_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    fsspec.filesystem("memory").pipe_file("/some/a.png", b"")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError("no access")
+
+    monkeypatch.setattr(fsspec.implementations.memory.MemoryFileSystem, "ls", refuse)
+    with pytest.raises(DataError, match="no access"):
+        list(list_images("memory://some"))
 
 
 def test_an_output_of_another_model_or_other_options_is_refused(

@@ -28,7 +28,7 @@ def test_frames_of_paths_become_frames_of_predictions(images: Path, run: Run, tm
     frames = [
         pandas.DataFrame({"path": [str(files[0]), str(tmp_path / "missing.png")], "age": [50.0, None]}),
         pandas.DataFrame({"path": []}),
-        pandas.DataFrame({"path": list(map(str, files[1:])), "patient": ["p", None]}),
+        pandas.DataFrame({"path": list(map(str, files[1:])), "patient": [7, None]}),
     ]
     rows = pandas.concat(pickle.loads(sent)(iter(frames)))
     assert list(rows.columns) == [column.split()[0] for column in SCHEMA.split(", ")]
@@ -36,7 +36,7 @@ def test_frames_of_paths_become_frames_of_predictions(images: Path, run: Run, tm
     expected = [each.probability for each in load(run.model).predict(files, progress=None)]
     assert list(rows["probability"].dropna()) == pytest.approx(expected, abs=1e-6)
     assert "missing.png" in rows["error"].iloc[1]
-    assert (rows["age"].iloc[0], rows["patient"].iloc[2]) == (50, "p")
+    assert (rows["age"].iloc[0], rows["patient"].iloc[2]) == (50, "7")
     assert rows["id"].is_unique
 
 

@@ -119,6 +119,12 @@ def test_mcnemars_test_of_many_images_is_that_of_few(lead: int, patients: int, m
     assert mcnemar(gain, clusters) == pytest.approx(few, rel=0.1, abs=1e-12)
 
 
+def test_few_patients_of_many_in_whom_models_differ_are_tested_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(differences, "MANY", 100)
+    gain = np.repeat([1, 0], [8, 1000])
+    assert mcnemar(gain, np.arange(len(gain))) == pytest.approx(2 / 2**8)
+
+
 def test_patients_are_joined_whole_to_groups_of_equal_size() -> None:
     clusters = np.random.default_rng(0).integers(0, 1000, 5000)
     clusters = np.unique(clusters, return_inverse=True)[1]

@@ -29,6 +29,7 @@ from pneumoscope.server.monitoring.watch import Watch
 from pneumoscope.server.periods import read_period
 from pneumoscope.server.storage.backups import back_up, restore
 from pneumoscope.server.storage.databases import parse_url
+from pneumoscope.server.storage.erasure import erase
 from pneumoscope.server.storage.kept_images import KeptImages
 from pneumoscope.server.storage.retention import Retention
 from pneumoscope.server.storage.store import TABLES, Review, Store, now
@@ -201,6 +202,24 @@ def test_a_patient_or_a_study_is_erased_everywhere_and_nobody_else(
     if "://" not in url:  # nor is it left in parts of the file that are free
         assert all(b"SECRET" not in path.read_bytes() for path in Path(url).parent.glob("predictions.sqlite*"))
     assert "Erased: 0 predictions" in command("database", "erase", *flags, *where).out
+
+
+def test_what_is_stored_while_an_erasure_waits_is_erased_with_its_image(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, lock = KeptImages(tmp_path / "images"), Store.lock
+    with Store(url) as store:
+        patient = store.pseudonymise("P1")
+
+        def wait(own: Store) -> Any:  # another process stores one just before
+            add(own, kept, patient=patient, sha256=f"{1:064x}")
+            return lock(own)
+
+        monkeypatch.setattr(Store, "lock", wait)
+        erased = erase(store, kept, patient="P1")
+        assert (erased.predictions, erased.images) == (1, 1)
+        assert not list_ids(store)
+    assert not list(kept.folder.iterdir())
 
 
 def test_erasing_needs_one_thing_to_erase(tmp_path: Path, command: Command) -> None:

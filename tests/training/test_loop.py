@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import copy
 import math
+import sys
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +53,28 @@ def test_an_epoch_leaves_nothing_behind_for_devices_that_are_not_in_use(monkeypa
 
     monkeypatch.setattr(traceback, "format_stack", refuse)
     fit(model, clouds(), settings(epochs=5), Phase("head", 5))
+
+
+def test_the_compiler_is_kept_away_from_training_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "torch._dynamo", raising=False)
+    seen: list[bool] = []
+
+    class Late(nn.Linear):
+        """Imports what it needs when its parameters are asked for, as a stored backbone does."""
+
+        def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+            seen.append("torch._dynamo" in sys.modules)
+            return super().parameters(recurse)
+
+    model = Late(8, 1)
+    fit(model, clouds(), settings(epochs=2), Phase("head", 2, on_epoch=lambda _: seen.append(listed())))
+    assert not seen[0]
+    assert seen[-2:] == [False, False]
+    assert not listed()
+
+
+def listed() -> bool:
+    return "torch._dynamo" in sys.modules
 
 
 def test_training_on_cached_features_equals_training_through_the_frozen_network(images: Path) -> None:

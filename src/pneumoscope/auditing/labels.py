@@ -141,7 +141,7 @@ def _predict(features: Features, classes: Ints, clusters: Ints, seed: int) -> Fl
     from sklearn.linear_model import LogisticRegression
 
     rng = np.random.default_rng(seed)
-    few = features
+    few = np.asarray(features, np.float32)
     if len(features) > LARGE:  # a sample says as much, and bounds the memory
         sampled = np.random.default_rng(seed).choice(len(features), LARGE, replace=False)
         few = features[np.sort(sampled)].astype(np.float32)

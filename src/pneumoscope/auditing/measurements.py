@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import errno
 import math
 import mmap
+import os
 import tempfile
 from collections.abc import Sequence
 from typing import Any, overload
@@ -12,6 +14,7 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from pneumoscope.errors import DataError
 from pneumoscope.images.appearance import THUMBNAIL
 from pneumoscope.images.hash import SIDE
 
@@ -50,7 +53,9 @@ class Pictures:
 
     def __init__(self, dtype: np.dtype[Any], count: int) -> None:
         with tempfile.TemporaryFile() as file:
-            file.truncate(max(count, 1) * dtype.itemsize)
+            size = max(count, 1) * dtype.itemsize
+            file.truncate(size)
+            _reserve(file.fileno(), size)
             self._space = mmap.mmap(file.fileno(), 0)  # which outlives the file's name
         self._stored = np.frombuffer(self._space, dtype.base, count * math.prod(dtype.shape))
         self._stored = self._stored.reshape(count, *dtype.shape)
@@ -90,6 +95,21 @@ class Pictures:
         """Leave what was read or written to the file, so that it does not count as this process's memory."""
         if hasattr(mmap, "MADV_DONTNEED"):
             self._space.madvise(mmap.MADV_DONTNEED)
+
+
+def _reserve(file: int, size: int) -> None:
+    """Take the space of a file now: on a full disk, writing to it as memory would end the process without a word."""
+    if not hasattr(os, "posix_fallocate"):
+        return
+    try:
+        os.posix_fallocate(file, 0, size)
+    except OSError as problem:
+        if problem.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):  # others: it cannot be done there
+            return
+        raise DataError(
+            f"{tempfile.gettempdir()}: {size / 1e9:.1f} GB are needed there for a time ({problem.strerror}). Set "
+            "TMPDIR to a folder with more space."
+        ) from None
 
 
 class Measurements:

@@ -24,6 +24,7 @@ from pneumoscope.images.dicom import Tags
 from pneumoscope.images.read import Reading
 from pneumoscope.text import were
 
+_TEXTS = {"id", "label", "patient", "sex", "view"}
 _ID = 32  # hex digits: 128 bits, so that no two of 10^8 images share an id
 _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):/+(?=[^/])", re.IGNORECASE)
 # DICOM files often have a UID for a name, whose last number looks like a suffix.
@@ -95,10 +96,11 @@ def _list(data: str, reading: Reading, naming: Naming) -> Iterator[ListedImage]:
         rows = read_listed(path, naming, reading, labelled=False, files=False).samples
         places = [_restore_address(os.path.relpath(each.path, path.parent)) for each in rows]
         if any(map(is_url, places)):
-            yield from (_describe(sample, place) for sample, place in zip(rows, places, strict=True))
+            for sample, place in zip(rows, places, strict=True):
+                yield _describe(sample, place) if is_url(place) else _describe_file(sample)
             return
     for sample in find_images([path], reading, naming):
-        yield _describe(sample, str(sample.path.absolute()), _find_version(sample.path))
+        yield _describe_file(sample)
 
 
 def _list_bucket(url: str, reading: Reading) -> Iterator[ListedImage]:
@@ -142,6 +144,10 @@ def _find_version(path: Path) -> str:
     return f"{status.st_size} {status.st_mtime_ns}"
 
 
+def _describe_file(sample: Sample) -> ListedImage:
+    return _describe(sample, str(sample.path.absolute()), _find_version(sample.path))
+
+
 def _describe(sample: Sample, path: str, version: str = "") -> ListedImage:
     reading, tags = sample.reading, sample.tags or Tags()
     text = "\0".join((path, version, str(reading.invert), str(reading.any_modality)))
@@ -167,6 +173,7 @@ def make_images(rows: Iterable[Mapping[str, Any]]) -> list[ListedImage]:
     images = []
     for row in rows:
         known = {name: row[name] for name in ListedImage.__slots__ if tables.to_text(row.get(name)) is not None}
+        known |= {name: tables.to_text(known[name]) for name in known.keys() & _TEXTS}  # patients may be numbers
         if "path" not in known:
             raise DataError("A row has no `path`. Name the column that holds the file `path`.")
         image = _describe(Sample(Path(known["path"])), str(known["path"]))

@@ -15,7 +15,7 @@ from pneumoscope.cluster import plan
 from pneumoscope.cluster.engine import check_ray, open_ray
 from pneumoscope.cluster.listing import list_images
 from pneumoscope.cluster.storage import Storage
-from pneumoscope.cluster.worker import Job, ListPredictor, Options, make_job
+from pneumoscope.cluster.worker import Job, ListPredictor, Options, conceal_patients, make_job
 from pneumoscope.config import Progress, checked
 from pneumoscope.datasets.columns import Naming
 from pneumoscope.errors import DataError, PneumoscopeError, ServiceError
@@ -165,7 +165,7 @@ def _predict(
     job = make_job(model, options)
     about = {"schema": 1, "version": __version__, "model_sha256": job.fingerprint, "options": asdict(options)}
     plan.check_output(out, about)
-    plan.extend_plan(out, list_images(data, *how), workers.part_size, about)
+    plan.extend_plan(out, conceal_patients(list_images(data, *how), job.key), workers.part_size, about)
     work = plan.find_work(out)
     found = ClusterPredictions(out.url, work.images)
     if work.missing:
@@ -209,7 +209,8 @@ def _run(ray: Any, job: Job, out: Storage, parts: list[plan.Part], workers: Work
 
 
 def _count_workers(ray: Any, workers: Workers, blocks: int) -> int:
-    most = int(ray.cluster_resources().get("CPU", 1)) // workers.cpus
+    cores = [int(each["Resources"].get("CPU", 0)) for each in ray.nodes() if each["Alive"]]
+    most = sum(each // workers.cpus for each in cores)
     if most < 1:
         raise ServiceError(f"no machine of the cluster has {workers.cpus} cores. Lower `cpus_per_worker`.")
     return max(1, min(workers.count or most, blocks))

@@ -36,7 +36,7 @@ def predict_udf(
     Raises:
         ModelError, DownloadError, UsageError, MissingExtraError: as `pneumoscope.load`.
     """
-    from pneumoscope.cluster.worker import ListPredictor, Options, make_job
+    from pneumoscope.cluster.worker import ListPredictor, Options, conceal_patients, make_job
 
     job = make_job(model, options or Options())
 
@@ -48,6 +48,7 @@ def predict_udf(
         predictor = ListPredictor(job)
         for frame in frames:
             if len(frame):
-                yield pandas.DataFrame(list(predictor.run(make_images(frame.to_dict("records")))))
+                images = conceal_patients(make_images(frame.to_dict("records")), job.key)
+                yield pandas.DataFrame(list(predictor.run(images)))
 
     return predict

@@ -85,7 +85,7 @@ class Storage:
         """Yield the address of every file below it, with what the listing says, one folder at a time."""
         system, path = self._opened
         with reaching(self.url):
-            for folder, _, files in system.walk(path, detail=True):
+            for folder, _, files in system.walk(path, detail=True, on_error="raise"):
                 for name, about in sorted(files.items()):
                     if name:
                         yield system.unstrip_protocol(join(str(folder), name)), about
@@ -138,10 +138,10 @@ class Reader:
         with reaching(url):
             import fsspec
 
-            protocol = url.partition("://")[0].lower()
-            if protocol not in self._systems:
-                self._systems[protocol] = fsspec.core.url_to_fs(url, use_listings_cache=False)[0]
-            content = bytes(self._systems[protocol].cat_file(url, start=0, end=limits.MAX_BYTES + 1))  # one request
+            server = "/".join(url.split("/", 3)[:3])  # with the bucket, account or host, which a file system may be of
+            if server not in self._systems:
+                self._systems[server] = fsspec.core.url_to_fs(url, use_listings_cache=False)[0]
+            content = bytes(self._systems[server].cat_file(url, start=0, end=limits.MAX_BYTES + 1))  # one request
         if len(content) > limits.MAX_BYTES:
             raise DataError(f"{url}: more than {limits.MAX_BYTES:,} bytes, the limit.")
         return content

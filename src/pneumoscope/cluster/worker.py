@@ -7,7 +7,7 @@ import os
 import platform
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from pneumoscope import __version__
@@ -88,8 +88,15 @@ def _load(folder: str | Path, options: Options) -> Predictor:
     return load(folder, wanted.pop("device"), **wanted)
 
 
+def conceal_patients(images: Iterable[ListedImage], key: bytes | None) -> Iterator[ListedImage]:
+    """Replace patients by pseudonyms under the key of a job, where it has one, before anything is written."""
+    for image in images:
+        hidden = compute_pseudonym(key, image.patient) if key is not None and image.patient else image.patient
+        yield replace(image, patient=hidden)
+
+
 class ListPredictor:
-    """Predicts listed images, wherever they are.
+    """Predicts listed images, wherever they are; what a list says of patients is from `conceal_patients`.
 
     Raises:
         UsageError: this machine has another version of pneumoscope than the one that made the job.
@@ -122,14 +129,14 @@ class ListPredictor:
         model, grouped = self.predictor.model, bool(self.predictor.decisions.groups)
         for image, prediction in zip(images, self.predictor.run(extracts), strict=True):
             identity = prediction.identity
-            if self._key is not None and identity["patient"]:
+            if self._key is not None and identity["patient"] and not image.patient:  # of the file
                 identity["patient"] = compute_pseudonym(self._key, identity["patient"])
             row = prediction.to_row(model.labels, grouped=grouped) | {"path": image.path}
             yield {"id": image.id, **row, **identity, "sha256": prediction.sha256 or None}
         if len(unreached) == len(images) > 1:
             raise DataError(
                 f"{platform.node()}: none of {len(images)} images can be reached, such as {images[0].path}. Every "
-                "machine of the cluster must reach them under this path."
+                "machine of the cluster must reach them under this path. If they are gone, choose another `out`."
             )
 
     def _read(self, image: ListedImage, unreached: set[str]) -> Extract:

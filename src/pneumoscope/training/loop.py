@@ -87,27 +87,25 @@ def fit(model: nn.Module, batches: Batches, settings: Settings, phase: Phase) ->
         DataError: the loss is not finite.
         UsageError: the checkpoint is damaged.
     """
+    list(model.parameters())  # builds a `StoredBackbone`: timm and torchvision need the compiler to be imported
     with _without_compiler():
-        return _fit(model, batches, settings, phase)
-
-
-def _fit(model: nn.Module, batches: Batches, settings: Settings, phase: Phase) -> TrainingState:
-    parts = _build_parts(model, settings.optimisation)
-    state = TrainingState()
-    if phase.checkpoint is not None and phase.checkpoint.exists():
-        state = _load(phase.checkpoint, parts)
+        parts = _build_parts(model, settings.optimisation)
+        state = TrainingState()
+        if phase.checkpoint is not None and phase.checkpoint.exists():
+            state = _load(phase.checkpoint, parts)
     for epoch in range(len(state.history) + 1, phase.epochs + 1):
         if state.finished:
             break
-        seed_torch(settings.run.seed * 1_000_003 + epoch)  # for dropout, where a backbone has it
-        row = _run_epoch(parts, batches, settings.optimisation, phase, epoch)
-        if not math.isfinite(row["train_loss"] + row["val_loss"]):
-            raise DataError(f"{phase.name}, epoch {epoch}: the loss is not finite. Lower the learning rate (`lr`).")
-        _update(state, row, parts, settings.optimisation)
-        state.finished |= epoch == phase.epochs
-        if phase.checkpoint is not None:
-            _save(phase.checkpoint, parts, state)
-        phase.on_epoch(row)
+        with _without_compiler():
+            seed_torch(settings.run.seed * 1_000_003 + epoch)  # for dropout, where a backbone has it
+            row = _run_epoch(parts, batches, settings.optimisation, phase, epoch)
+            if not math.isfinite(row["train_loss"] + row["val_loss"]):
+                raise DataError(f"{phase.name}, epoch {epoch}: the loss is not finite. Lower the learning rate (`lr`).")
+            _update(state, row, parts, settings.optimisation)
+            state.finished |= epoch == phase.epochs
+            if phase.checkpoint is not None:
+                _save(phase.checkpoint, parts, state)
+        phase.on_epoch(row)  # may import anything
     return state
 
 

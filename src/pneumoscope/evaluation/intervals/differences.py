@@ -130,14 +130,14 @@ def mcnemar(gain: ArrayLike, clusters: ArrayLike) -> float:
     """Compute the exact two-sided p value for equally likely wins and losses, by exchanging models patient by patient.
 
     All exchanges that make the sum at least as uneven are counted, by convolution. With one image per patient this
-    is McNemar's exact test. Of many images, the sum is normally distributed.
+    is McNemar's exact test. Where very many patients count, the sum is normally distributed.
 
     Args:
         gain: (N,) 1 where only the other model was correct, -1 where only the first was, else 0.
         clusters: (N,) numbers of the patients.
     """
     sums = np.bincount(np.asarray(clusters), weights=np.asarray(gain)).round().astype(np.int64)
-    if len(sums) > MANY:
+    if np.count_nonzero(sums) > MANY:
         uneven = max(abs(int(sums.sum())) - 1, 0)  # in steps of 2
         return math.erfc(uneven / math.sqrt(2 * max(int((sums**2).sum()), 1)))
     likelihood = np.ones(1)  # of each total from -T to T in steps of 1

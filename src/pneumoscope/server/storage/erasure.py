@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import sqlalchemy as sql
@@ -70,23 +70,29 @@ def erase(
     if bool(patient) == bool(study):
         raise UsageError("Give either `patient` or `study`.")
     pseudonyms = [store.pseudonymise(patient), *([patient] if patient and _PSEUDONYM.fullmatch(patient) else [])]
-    found = store.find_images(patients=pseudonyms, study=study)
-    sha256s = frozenset(row.sha256 for row in found)
-    studies = frozenset(row.study_uid for row in found if row.study_uid) | ({study} if study else set())
-    ids = {row.id for row in found}
-    unneeded = sha256s - {row.sha256 for row in store.find_images(sha256s=sha256s) if row.id not in ids}
+    ids, found = _find(store, pseudonyms, study)
     if dry_run:
-        return Erased(len(found), 0, 0, studies, sha256s, unneeded)
+        return found
     pseudonym = next((each for each in reversed(pseudonyms) if each), None)
-    entry = actor.to_entry("erase", count=len(found), patient=pseudonym, study=store.pseudonymise_study(study))
+    entry = actor.to_entry("erase", count=len(ids), patient=pseudonym, study=store.pseudonymise_study(study))
     with store.lock() as connection, Session(connection) as session:  # from here on, no job stores more of them
         session.add(entry)
         session.flush()
-    found = store.find_images(patients=pseudonyms, study=study)
+    ids, found = _find(store, pseudonyms, study)  # a job may have stored more while this waited for the lock
     # Images first: an interrupted run leaves the predictions, by which the next run finds the rest.
-    images = kept.delete(unneeded) if kept is not None else 0
-    predictions, reviews = store.delete([row.id for row in found])
-    return Erased(predictions, reviews, images, studies, sha256s, unneeded)
+    images = kept.delete(found.unneeded) if kept is not None else 0
+    predictions, reviews = store.delete(ids)
+    return replace(found, predictions=predictions, reviews=reviews, images=images)
+
+
+def _find(store: Store, pseudonyms: Sequence[str], study: str | None) -> tuple[list[str], Erased]:
+    """The ids of predictions that would be erased, and what goes with them."""
+    rows = store.find_images(patients=pseudonyms, study=study)
+    ids = {row.id for row in rows}
+    sha256s = frozenset(row.sha256 for row in rows)
+    studies = frozenset(row.study_uid for row in rows if row.study_uid) | ({study} if study else set())
+    unneeded = sha256s - {row.sha256 for row in store.find_images(sha256s=sha256s) if row.id not in ids}
+    return list(ids), Erased(len(ids), 0, 0, studies, sha256s, unneeded)
 
 
 def find_mark(session: Session) -> int:
