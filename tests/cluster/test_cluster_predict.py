@@ -32,6 +32,7 @@ from pneumoscope.cluster.predict import ClusterPredictions, Workers, predict_on_
 from pneumoscope.cluster.worker import Options
 from pneumoscope.datasets.columns import Naming
 from pneumoscope.errors import DataError, MissingExtraError, UsageError
+from pneumoscope.images.read import Reading
 from pneumoscope.inference.predictor import load
 from pneumoscope.training.train import Run
 
@@ -148,6 +149,8 @@ def test_an_output_of_another_model_or_other_options_is_refused(
             predict(images / "val", tmp_path, run)
     with pytest.raises(UsageError, match="begun with another options"):
         predict(images / "val", tmp_path, run, options=Options(alpha=0.2))
+    with pytest.raises(UsageError, match="begun with another reading"):
+        predict(images / "val", tmp_path, run, reading=Reading(invert=True))
     assert [path.name for path in tmp_path.glob("plans/*")] == ["000000.parquet"]
     with pytest.raises(UsageError, match="begun with another model_sha256"):
         predict_on_cluster(str(images / "val"), str(tmp_path), workers=WORKERS)

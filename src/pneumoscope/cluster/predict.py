@@ -163,7 +163,8 @@ def _predict(
     progress: Progress | None,
 ) -> ClusterPredictions:
     job = make_job(model, options)
-    about = {"schema": 1, "version": __version__, "model_sha256": job.fingerprint, "options": asdict(options)}
+    about: dict[str, Any] = {"schema": 1, "version": __version__, "model_sha256": job.fingerprint}
+    about |= {"options": asdict(options), "reading": asdict(how[0])}
     plan.check_output(out, about)
     plan.extend_plan(out, conceal_patients(list_images(data, *how), job.key), workers.part_size, about)
     work = plan.find_work(out)
@@ -189,6 +190,8 @@ def _add(found: ClusterPredictions, new: int, failed: int, reason: str) -> Clust
 
 def _run(ray: Any, job: Job, out: Storage, parts: list[plan.Part], workers: Workers) -> Iterator[dict[str, Any]]:
     """Predict parts on a cluster, and yield what was done of each."""
+    if job.options.device == "cuda" and not ray.cluster_resources().get("GPU"):  # Ray would wait for one for ever
+        raise ServiceError("no machine of the cluster has a GPU. Choose another `device`.")
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     attempts = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Attempts).remote()
