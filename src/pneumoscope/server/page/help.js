@@ -8,7 +8,7 @@ const READ = [["1 – 9", "The class that you see"], ["C", "Cannot tell"], ["J, 
 const READING = {
   assist: [...MOVES, ["A", "Agree"], ["D", "Disagree"], ["C", "Cannot tell"], ["1 – 9", "Choose the class, where “I see” asks for it"],
     ["E", "Comment"], ["S, or Ctrl Enter", "Save, and go to the next image"], ["U", "Undo"], ...OTHERS],
-  blind: [...MOVES, ...READ, ["Enter", "Commit"], ["S", "Go to the next image; after the answer, also keep the reading"], ...OTHERS],
+  blind: [...MOVES, ...READ, ["Enter", "Commit"], ["S", "Go to the next image; once the answer is shown, first store your second reading"], ...OTHERS],
   teaching: [["↑ ↓, or P N", "Go through the cases"], ...READ, ["Enter", "Answer"], ["S", "Next case"], ["?", "This help"]],
 };
 const IMAGE = [["[ ]", "Narrow or widen the window"], [", .", "Lower or raise the level"], ["Shift 1 – 9", "Choose a preset"], ["Arrows", "Move the image, while it has the focus"],
