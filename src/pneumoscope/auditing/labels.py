@@ -142,7 +142,7 @@ def _predict(features: Features, classes: Ints, clusters: Ints, seed: int) -> Fl
 
     rng = np.random.default_rng(seed)
     few = features
-    if len(features) > LARGE:  # a sample says as much, and bounds the memory
+    if len(features) > LARGE:  # a sample is enough, and bounds the memory
         sampled = np.random.default_rng(seed).choice(len(features), LARGE, replace=False)
         few = features[np.sort(sampled)].astype(np.float32)
     mean, spread = few.mean(axis=0), few.std(axis=0)
