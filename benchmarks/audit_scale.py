@@ -5,8 +5,8 @@
     python benchmarks/audit_scale.py --images 5000 --quick
 
 Each image is a simulated radiograph of its own, drawn small and saved as JPEG of 256 pixels. One in fifty is a copy of
-another one instead. The audit runs without a cache in a process of its own; the memory is that of it and its children
-together (resident pages, sampled), so that pages which they share count more than once. Between "Comparing" and
+another one instead. The audit runs without a cache in a process of its own; the memory is that of this process and its
+children together (resident pages, sampled), so pages that they share count more than once. Between "Comparing" and
 "Checking", candidates for copies are compared closely.
 """
 

@@ -4,11 +4,11 @@
     python benchmarks/cluster_predict.py --images 1000 --copies 20 --nodes 2 --kills-only
     python benchmarks/cluster_predict.py --plan 1000000
 
-Each node is a set of processes of Ray with one core of its own to give away; all share its cores, so more
-nodes than cores show overhead, not speed. The images are phantoms. In the last run the driver is killed when a tenth of
-the images is done and started again; then a worker and a node are killed. Then every image must have one row.
-With copies, each image has as many names, which count as images. The last command only plans: so many addresses that
-lead nowhere, twice, as a run that goes on does.
+Each node is a set of Ray processes that offers one core. All share the cores of this machine, so more nodes than cores
+show overhead, not speed. The images are phantoms. In the last run the driver is killed when a tenth of the images is
+done, and started again; then a worker and a node are killed. At the end every image must have one row. With --copies,
+each image has so many names, and each name counts as an image. The last command only plans: it lists so many addresses
+of files that do not exist, twice, because a run that is continued lists them again.
 """
 
 from __future__ import annotations

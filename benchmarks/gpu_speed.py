@@ -4,9 +4,9 @@
     python benchmarks/gpu_speed.py --device cpu --images 32   # elsewhere: only to try the script
 
 The images are simulated radiographs, each file read several times under different names. Shares say how long decoding,
-copying to the device, and computing would take alone, relative to the whole; they overlap, so that they may add up to
-more than 1. All that is compared takes turns; figures are medians. The plain loop is torchvision, timm and a DataLoader
-with as many workers as there are cores.
+copying to the device, and computing would take alone, relative to the whole; they overlap, so they may add up to
+more than 1. Everything that is compared takes turns; numbers are medians. The plain loop is torchvision, timm and a
+DataLoader with as many workers as there are cores.
 """
 
 from __future__ import annotations

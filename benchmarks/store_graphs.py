@@ -2,8 +2,8 @@
 
     python benchmarks/store_graphs.py
 
-They let a backbone run without timm and without tracing. `tests/models/test_stored_backbone.py` compares them with the
-networks.
+With them, a backbone runs without timm and without tracing. `tests/models/test_stored_backbone.py` compares them with
+the networks.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def is_ready(url: str) -> bool:
         (
             "end",
             422,
-            "end.png: it ended its decoder: it is damaged, or needs too much memory. "
+            "end.png: its decoding process ended: the file is damaged, or needs too much memory. "
             "Save it again, as PNG with 8 or 16 bits.",
         ),
         ("fail", 500, "Internal error: ZeroDivisionError. Please report it."),

@@ -84,7 +84,7 @@ class Site:
             )  # fmt: skip
 
     def stop(self) -> None:
-        """End what is left of this site, and nothing that has its number by now."""
+        """End the processes that are left, but none that has got the id of one that has ended."""
         for file in self.folder.glob("*.pid"):
             process = Path("/proc") / file.read_text().strip()
             with suppress(OSError):

@@ -350,10 +350,14 @@ def test_images_beyond_the_capacity_are_answered_429_and_the_others_predicted(se
 def test_a_request_is_accepted_whole_or_not_at_all(settings: Settings) -> None:
     files = [("files", (f"{seed}.png", draw(seed, 512))) for seed in range(6)]
     with run_thread(replace(settings, limits=Limits(images=8))) as url:
-        with ThreadPoolExecutor(2) as pool:
-            answers = list(pool.map(lambda _: httpx.post(f"{url}/v1/predictions", files=files, timeout=60), range(2)))
-        assert sorted(answer.status_code for answer in answers) == [201, 429]
-        assert len(httpx.get(f"{url}/v1/predictions").json()["predictions"]) == 6
+        codes: list[int] = []
+        while 429 not in codes and len(codes) < 20:  # on a busy machine, one may be over before the other begins
+            with ThreadPoolExecutor(2) as pool:
+                both = pool.map(lambda _: httpx.post(f"{url}/v1/predictions", files=files, timeout=60), range(2))
+                codes += [answer.status_code for answer in both]
+        assert set(codes) == {201, 429}
+        stored = httpx.get(f"{url}/v1/predictions", params={"limit": 200}).json()["predictions"]
+        assert len(stored) == 6 * codes.count(201)
 
 
 def test_pictures_of_many_images_need_several_requests(settings: Settings) -> None:

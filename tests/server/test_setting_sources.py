@@ -60,7 +60,7 @@ def test_every_setting_has_a_key_a_variable_and_unless_it_is_a_secret_a_flag(nam
         "database": "a.db", "keep_images": "kept", "keep_names": False, "keep_uids": False, "refuse_out_of_scope": True,
         "device": "cpu", "upgrade": True, "keep_for": "30d", "decoders": 5, "callback_hosts": "https://ris.example.org",
         "callback_secret": TOKEN, "monitoring_days": 7, "mode": "blind", "cases": "cases",
-        "shadow_model": "runs/y", "canary": 0.5, "renew_self_check": True,
+        "shadow_model": "runs/y", "canary": 0.5, "renew_self_check": True, "otel_endpoint": "http://127.0.0.1:4318",
     }  # fmt: skip
     if name in ("token_file", "tokens"):
         (tmp_path / "file").write_text(TOKEN if name == "token_file" else '{"version": 1, "salt": "x"}')

@@ -209,8 +209,8 @@ def _describe_edges(thumbnails: NDArray[np.uint8]) -> Singles:
 def _describe_marks(thumbnails: NDArray[np.uint8]) -> Singles:
     """Small marks in corners and edges, (N, D).
 
-    What is smaller than 5 of 64 pixels and stands out, bright or dark: where it is, in cells of 8 x 8, and how strong
-    the strongest marks are, wherever they are.
+    A mark is smaller than 5 of 64 pixels and brighter or darker than its surroundings. The numbers say where marks are,
+    in cells of 8 x 8, and how strong the strongest ones are, wherever they are.
     """
     from scipy.ndimage import grey_opening
 

@@ -18,7 +18,7 @@ from pneumoscope.images.prepare import InputSpec
 from pneumoscope.inference.cache import FeatureCache
 
 Groups: TypeAlias = Sequence[int | None]  # for each image the number of its group, or None where it is alone
-MOST_SEARCHED = 150_000  # different files among which cropped copies are searched: more would take hours
+MOST_SEARCHED = 150_000  # different files among which cropped copies are looked for; with more it would take hours
 
 
 def group_images(
@@ -102,7 +102,7 @@ def find_crowded(samples: Sequence[Sample], crowded: Sequence[int]) -> list[Find
 
 
 def find_unsearched(digests: Sequence[str]) -> list[Finding]:
-    """Say that images cropped out of others were not looked for, where there are too many files with these digests."""
+    """Report that images cropped out of others were not looked for, if there are too many files (by their digests)."""
     files = len({digest for digest in digests if digest})
     if files <= MOST_SEARCHED:
         return []

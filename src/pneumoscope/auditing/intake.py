@@ -45,7 +45,7 @@ class Images:
     digests: Sequence[str]  # SHA-256 of the content; empty where unreadable
     errors: Sequence[str | None]  # why a file could not be read
     measured: Measured  # structured (N,) of `FIELDS`; zeros where unreadable
-    # (N, D) of a pretrained network, float16 of many images; zeros where unreadable; None in a quick audit
+    # (N, D) of a pretrained network, float16 for many images; zeros where unreadable; None in a quick audit
     features: Features | None = None
 
     @property
@@ -63,7 +63,7 @@ def measure_images(
 ) -> Images:
     """Read and measure images, each once, and count their warnings; with an engine, extract features too.
 
-    Of more than 20,000 images, pictures lie in a temporary file, and features are rounded to 16 bits.
+    For more than 20,000 images, pictures are kept in a temporary file, and features are rounded to 16 bits.
     """
     n = len(samples)
     measured: Measured = Measurements(n) if n > MANY else np.zeros(n, FIELDS)

@@ -141,10 +141,11 @@ def _predict(features: Features, classes: Ints, clusters: Ints, seed: int) -> Fl
     from sklearn.linear_model import LogisticRegression
 
     rng = np.random.default_rng(seed)
-    few = np.asarray(features, np.float32)
-    if len(features) > LARGE:  # a sample says as much, and bounds the memory
+    if len(features) > LARGE:  # a sample is enough, and bounds the memory
         sampled = np.random.default_rng(seed).choice(len(features), LARGE, replace=False)
         few = features[np.sort(sampled)].astype(np.float32)
+    else:
+        few = np.asarray(features, np.float32)
     mean, spread = few.mean(axis=0), few.std(axis=0)
 
     def scale(some: Features) -> Array:

@@ -21,7 +21,7 @@ def predict(
         typer.Argument(help="Folder of images, a table, or an address such as s3://bucket/folder.", metavar="DATA"),
     ],
     out: Annotated[
-        str, option("Folder that all machines share, or an address. A run that was interrupted goes on there.", OUTPUT)
+        str, option("Folder that all machines share, or an address. An interrupted run continues there.", OUTPUT)
     ],
     model: options.Model = None,
     prevalence: options.Prevalence = None,
@@ -37,11 +37,11 @@ def predict(
     address: Annotated[
         str | None,
         option(
-            "Ray cluster to use, HOST:PORT or auto. [default: $RAY_ADDRESS, else one on this machine alone]", COMPUTING
+            "Ray cluster to use, HOST:PORT or auto. [default: $RAY_ADDRESS, else a new one on this machine]", COMPUTING
         ),
     ] = None,
     workers: Annotated[
-        int | None, option("Processes that predict, at most. [default: as many as there are cores]", COMPUTING, least=1)
+        int | None, option("Most processes that predict. [default: as many as there are cores]", COMPUTING, least=1)
     ] = None,
     cpus_per_worker: Annotated[int, option("Cores that each process computes with.", COMPUTING, least=1)] = 1,
     part_size: Annotated[int, option("Images in one file of the output.", OUTPUT, least=1)] = 1000,
@@ -49,7 +49,7 @@ def predict(
         bool, option("Name patients, instead of writing pseudonyms.", OUTPUT, "--patient-ids")
     ] = False,
 ) -> None:
-    """Predict radiographs on many machines: Parquet files with a row for each."""
+    """Predict radiographs on many machines, and write Parquet files with a row for each image."""
     from pneumoscope.cluster.predict import Workers, predict_on_cluster
     from pneumoscope.cluster.worker import Options
     from pneumoscope.datasets.columns import Naming

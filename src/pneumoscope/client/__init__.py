@@ -189,16 +189,16 @@ class Client(Connection):
         self, prediction_id: str, label: str | None, *, confidence: int | None = None, with_ai: bool = False,
         comment: str = "", reader: str = "", seconds: float | None = None,
     ) -> CommittedMessage:  # fmt: skip
-        """Commit what a reader sees in an image, which cannot be changed; the answer shows what the model says.
+        """Commit what a reader sees in an image. It cannot be changed afterwards; the answer shows what the model says.
 
         Args:
-            prediction_id: of the image.
-            label: the class that they see; None: they cannot tell.
+            prediction_id: the prediction of the image.
+            label: the class that the reader sees; None: they cannot tell.
             confidence: how sure they are, from 0 (a guess) to 100 (certain).
             with_ai: whether they know the model's answer; a reading without it must come first.
-            comment: of theirs.
+            comment: a comment of the reader.
             reader: their name, where the token has none.
-            seconds: that reading took.
+            seconds: how long the reading took.
         """
         given = {
             "label": label, "confidence": confidence, "with_ai": with_ai, "comment": comment, "reader": reader,
@@ -217,7 +217,7 @@ class Client(Connection):
             yield from page.readings
 
     def get_reading_performance(self) -> PerformanceMessage:
-        """Readers without and with the model's answer, and the model; truth comes from teaching cases."""
+        """How good readers are without and with the model's answer, and the model; truth comes from teaching cases."""
         return PerformanceMessage.model_validate_json(self._get("reading-performance").data)
 
     def get_agreement(self, days: int = 30) -> ReaderAgreementMessage:

@@ -1,4 +1,4 @@
-"""The connection of the client: requests are repeated where that is safe, and pages are walked through."""
+"""The connection of the client: it repeats requests where that is safe, and reads all pages of a list."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LONGEST_PAUSE = 60.0  # seconds
 
 
 class Connection:
-    """What `Client` sends requests through; see there."""
+    """The connection of a `Client`, whose docstring has the arguments."""
 
     def __init__(
         self, url: str = "http://127.0.0.1:8000/", token: str | None = None, *, timeout: float = 120.0, retries: int = 5

@@ -1,4 +1,4 @@
-"""Predictions on many machines: with Ray, and in jobs of Spark."""
+"""Predictions on many machines: with Ray, and in Spark jobs."""
 
 from pneumoscope.cluster.spark import predict_udf
 

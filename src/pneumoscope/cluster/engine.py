@@ -24,7 +24,7 @@ _STORE = 100 * 2**20  # bytes of shared memory: only models and names of parts g
 
 
 def check_ray() -> None:
-    """Check that Ray is there, before anything is listed.
+    """Check that Ray is installed, before anything is listed.
 
     Raises:
         MissingExtraError: it is not installed.
@@ -35,15 +35,15 @@ def check_ray() -> None:
 
 @contextmanager
 def open_ray(address: str | None = None, cpus: int | None = None) -> Iterator[Any]:
-    """Use the cluster at an address, else one on this machine that ends with the context; a running one is kept.
+    """Use the cluster at an address, or start one on this machine and stop it at the end of the context.
 
-    Nothing is reported to the makers of Ray, there is no dashboard, a cluster on this machine listens on loopback only,
-    and every cluster needs its token (`RAY_AUTH_TOKEN`), unless `RAY_AUTH_MODE` says otherwise. Where Ray has been
-    imported before, its own defaults hold.
+    If this process is connected to a cluster already, that one is used and left running. Ray sends no usage reports. A
+    cluster on this machine has no dashboard and listens on loopback only. Every cluster needs its token
+    (`RAY_AUTH_TOKEN`), unless `RAY_AUTH_MODE` says otherwise. If Ray was imported before, its own defaults hold.
 
     Args:
         address: `HOST:PORT` or `auto`; by default `$RAY_ADDRESS`, else none.
-        cpus: of a cluster on this machine; by default all cores.
+        cpus: cores of a cluster on this machine; by default all.
 
     Yields:
         The module `ray`.
@@ -52,7 +52,7 @@ def open_ray(address: str | None = None, cpus: int | None = None) -> Iterator[An
         ServiceError: there is no cluster at the address, or it refuses.
     """
     address = address or os.environ.get("RAY_ADDRESS") or None
-    if "ray" not in sys.modules:  # it reads these when it is imported; where that has been done, its own defaults count
+    if "ray" not in sys.modules:  # Ray reads these when it is imported
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         os.environ.setdefault("RAY_DATA_LOG_LEVEL", "CRITICAL")  # errors are raised, too
@@ -61,11 +61,9 @@ def open_ray(address: str | None = None, cpus: int | None = None) -> Iterator[An
         if address is None:
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         if address is None or address.startswith(_LOOPBACK):
-            os.environ.setdefault(
-                "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0"
-            )  # on any system: then its ports are loopback
+            os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # on any system, this means loopback only
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Ray warns of its own parts, and of processes that it has ended
+        warnings.simplefilter("ignore")  # Ray warns about its own modules, and about processes that it has ended
         import ray
         import ray.data
 

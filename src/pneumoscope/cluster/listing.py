@@ -1,4 +1,4 @@
-"""What is to be predicted: images of folders, tables and buckets, each with an id by its place and version."""
+"""What is to be predicted: images of folders, tables and buckets, each with an id made from its place and version."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class ListedImage:
     any_modality: bool = False
 
     def to_sample(self) -> Sample:
-        """The same as the pipeline knows it."""
+        """The image as a `Sample`, which the pipeline takes."""
         facts = (self.age, self.sex, self.view)
         tags = None if facts == (None, None, None) else Tags(age=self.age, sex=self.sex, view=self.view)
         return Sample(Path(self.path), self.label, self.patient, None, Reading(self.invert, self.any_modality), tags)
@@ -83,7 +83,7 @@ def list_images(data: str, reading: Reading = Reading(), naming: Naming = Naming
     if repeated:
         logging.getLogger("pneumoscope").warning("%s: repeated images are left out: %d.", data, repeated)
     if not seen:
-        raise DataError(f"{data}: no images here.")
+        raise DataError(f"{data}: no images found here. Check the path.")
 
 
 def _list(data: str, reading: Reading, naming: Naming) -> Iterator[ListedImage]:
@@ -116,7 +116,7 @@ def _list_bucket(url: str, reading: Reading) -> Iterator[ListedImage]:
             others += 1
     if others:
         logging.getLogger("pneumoscope").warning(
-            "%s: %s left out, whose names end like those of no image.", url, were(others, "file")
+            "%s: %s left out, because the suffix is not that of an image.", url, were(others, "file")
         )
 
 
@@ -132,7 +132,7 @@ def _list_remote_table(url: str, reading: Reading, naming: Naming) -> Iterator[L
 
 
 def _restore_address(path: str) -> str:
-    """An address that was a path, which has one slash after the scheme."""
+    """Restore an address that was a path, and so has only one slash after the scheme."""
     return _ADDRESS.sub(r"\1://", path, count=1) if _ADDRESS.match(path) else path
 
 

@@ -1,9 +1,9 @@
 """Which image belongs to which part of the output: decided once and written down, so that any run can go on.
 
 A plan is a list of images in parts of equal size. Part 7 of the first plan is always the same images, and always
-becomes the file `predictions/000000-000007.parquet`, which appears whole or not at all. So the files that are there say
-what is done: nothing else is kept, no image can be missing or double, and a part may be computed twice. Plans are
-short, because whoever reads one part reads the index of its plan.
+becomes the file `predictions/000000-000007.parquet`, which appears whole or not at all. So the files that are there
+show what is done: nothing else is kept, no image can be missing or there twice, and a part may be computed twice. Plans
+are short, because to read one part, a worker reads the index of its plan.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from pneumoscope.errors import DataError, UsageError
 
 ABOUT, PLANS, PREDICTIONS = "cluster.json", "plans", "predictions"
 _PLAN = re.compile(r"\d{6}\.parquet")
-_PARTS = 100  # of a plan at most
+_PARTS = 100  # in a plan at most
 
 
 @dataclass(frozen=True, order=True)
 class Part:
     """Some of the images of a plan, whose predictions become one file."""
 
-    plan: int  # which plan
-    number: int  # which of its parts
+    plan: int  # its number
+    number: int  # of the part in this plan
 
     @property
     def name(self) -> str:
-        """Of the file, in the folder of the output."""
+        """The name of its file, in the folder of the output."""
         return f"{PREDICTIONS}/{self.plan:06}-{self.number:06}.parquet"
 
 
 @dataclass(frozen=True)
 class Work:
-    """What there is to do: all parts, and those that have no file yet."""
+    """The work: all parts, and those that have no file yet."""
 
     parts: list[Part]
     missing: list[Part]

@@ -1,4 +1,4 @@
-"""Predicts any number of images on the machines of a Ray cluster."""
+"""Predictions of any number of images on the machines of a Ray cluster."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from pneumoscope.images.read import Reading
 from pneumoscope.inference.formats import to_table
 from pneumoscope.text import shorten
 
-_BLOCKS = 10_000  # pieces of work that Ray keeps a record of at most
-_REASONS = 5  # of images without a prediction that are named
-_ATTEMPTS = 5  # at a part; one whose worker always dies must not be tried for ever
+_BLOCKS = 10_000  # most pieces of work; Ray keeps a record of each
+_REASONS = 5  # most errors that are shown
+_ATTEMPTS = 5  # for each part: one whose worker always dies must not be tried for ever
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Workers:
         address: of the Ray cluster, `HOST:PORT` or `auto`; by default `$RAY_ADDRESS`, else one on this machine.
         count: processes at most; by default as many as the cluster has cores for.
         cpus: cores that each process computes with.
-        part_size: images that one file of the output holds. A worker that dies loses the part that it was at.
+        part_size: images that one file of the output holds. If a worker dies, its part is predicted again.
     """
 
     address: str | None = None
@@ -52,10 +52,10 @@ class ClusterPredictions:
 
     Attributes:
         out: the folder or bucket of the predictions.
-        images: with a row, of all runs so far.
-        new: that this run predicted.
-        failed: those of them without a prediction.
-        reasons: of some of these.
+        images: number of images with a row, from all runs so far.
+        new: how many of them this run predicted.
+        failed: how many of the new ones have no prediction.
+        reasons: the errors of some of these.
     """
 
     out: str
@@ -66,26 +66,26 @@ class ClusterPredictions:
 
 
 class Attempts:
-    """An actor of Ray that counts how often each part was begun: workers that die cannot count for themselves."""
+    """A Ray actor that counts how often each part was begun, because a worker that dies cannot count that."""
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
 
     def add(self, name: str) -> int:
-        """Count an attempt; gives how many there are."""
+        """Count an attempt, and return how many there have been."""
         self._counts[name] += 1
         return self._counts[name]
 
 
 class PartPredictor:
-    """An actor of Ray that predicts whole parts, and writes each as one file."""
+    """A Ray actor that predicts whole parts, and writes each as one file."""
 
     def __init__(self, job: Job, out: Storage, attempts: Any) -> None:
         self._predictor = ListPredictor(job)
         self._out, self._attempts = out, attempts
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[Any]]:
-        """Predict the parts of a batch; gives the number of images of each, of errors, and one of them."""
+        """Predict the parts of a batch. Return the numbers of images and of errors in each, and one error."""
         parts = map(plan.Part, batch["plan"].tolist(), batch["number"].tolist())
         done = [self._predict(part) for part in parts]
         new, failed, reason = zip(*done, strict=True)
@@ -125,25 +125,25 @@ def predict_on_cluster(
 ) -> ClusterPredictions:
     """Predict the images of a folder, a table or a bucket, and write Parquet files.
 
-    An image that cannot be read has a row with its error. A run that was interrupted goes on if it is called again, and
-    predicts only what has no row yet; images that have been added since are predicted, too. Rows are in no order:
-    join them by `id`, `path` or `sha256`.
+    An image that cannot be read has a row with its error. To continue an interrupted run, call this again: it
+    predicts only images that have no row yet, including those added since. Rows are in no fixed order: join them by
+    `id`, `path` or `sha256`.
 
     Args:
         data: path or address, such as `s3://bucket/folder`; every machine of the cluster must reach the images.
         out: folder that all machines share, or an address.
         model: as for `pneumoscope.load`.
         options: how images are predicted.
-        workers: where.
+        workers: where, and with how many processes.
         reading: how to read images.
         naming: the columns of a table.
-        progress: called with the number of files done.
+        progress: called with the number of images done.
 
     Raises:
         DataError: there are no images, or they or the output cannot be reached.
         ServiceError: the cluster cannot be used.
         UsageError: the output was begun with another model or other options, or another run writes there.
-        MissingExtraError: Ray is not installed, or the package for a kind of address.
+        MissingExtraError: Ray is not installed, or the package for this kind of address.
     """
     check_ray()
     place = Storage(out if not Storage(out).is_local else str(Path(out).absolute()))
@@ -177,7 +177,7 @@ def _predict(
                     progress("Predicting", found.new, max(found.new, len(work.missing) * workers.part_size))
     if left := plan.find_work(out).missing:
         raise DataError(
-            f"{out.url}: {len(left)} of {len(work.parts)} parts are not here after the run. All machines of the "
+            f"{out.url}: {len(left)} of {len(work.parts)} parts are missing after the run. All machines of the "
             "cluster must write to the same place: choose a folder that they share, or a bucket."
         )
     return found
@@ -189,7 +189,7 @@ def _add(found: ClusterPredictions, new: int, failed: int, reason: str) -> Clust
 
 
 def _run(ray: Any, job: Job, out: Storage, parts: list[plan.Part], workers: Workers) -> Iterator[dict[str, Any]]:
-    """Predict parts on a cluster, and yield what was done of each."""
+    """Predict parts on a cluster, and yield the result of each."""
     if job.options.device == "cuda" and not ray.cluster_resources().get("GPU"):  # Ray would wait for one for ever
         raise ServiceError("no machine of the cluster has a GPU. Choose another `device`.")
     context = ray.data.DataContext.get_current()
@@ -220,8 +220,8 @@ def _count_workers(ray: Any, workers: Workers, blocks: int) -> int:
 
 
 def _explain(text: str) -> PneumoscopeError:
-    """Our own error in the stack trace of a worker; else one that says that the run may be repeated."""
+    """Find our own error in the stack trace of a worker; else make one that says to run the command again."""
     if found := re.search(r"^pneumoscope\.errors\.(\w+): (.*)$", text, re.MULTILINE):
         kind: type[PneumoscopeError] = getattr(errors, found[1])
         return kind(found[2])
-    return ServiceError(f"the cluster failed: {shorten(text, 300)}. Run the command again: it goes on where it was.")
+    return ServiceError(f"the cluster failed: {shorten(text, 300)}. Run the command again to continue.")

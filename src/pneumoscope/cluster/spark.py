@@ -1,4 +1,4 @@
-"""Predictions in a job of Spark, by `DataFrame.mapInPandas`."""
+"""Predictions in a Spark job, by `DataFrame.mapInPandas`."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ SCHEMA = (
 def predict_udf(
     model: str | Path | None = None, options: Options | None = None
 ) -> Callable[[Iterator[Any]], Iterator[Any]]:
-    """A function for `mapInPandas`: data frames with a column `path` in, data frames of predictions out.
+    """Make a function for `mapInPandas`: data frames with a column `path` in, data frames of predictions out.
 
-    The rows are those of `pneumoscope cluster predict`, and are joined by `id` or `path`: Spark keeps no order. The
-    columns `id`, `label`, `patient`, `age`, `sex`, `view`, `invert` and `any_modality` are used where they are there.
+    The rows are those of `pneumoscope cluster predict`. Join them by `id` or `path`, because Spark keeps no order. The
+    columns `id`, `label`, `patient`, `age`, `sex`, `view`, `invert` and `any_modality` are used if they are there.
 
     Args:
         model: as for `pneumoscope.load`; with two classes and no groups the result has the columns of `SCHEMA`.

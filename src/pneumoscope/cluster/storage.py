@@ -1,4 +1,4 @@
-"""Files in folders and buckets: one place to read, list and write them, by fsspec."""
+"""Files in folders and buckets: read, listed and written with fsspec."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def is_url(path: str) -> bool:
 
 
 def join(folder: str, name: str) -> str:
-    """The address of what a folder or bucket holds under a name."""
+    """The address of a name in a folder or bucket."""
     return f"{folder.rstrip('/')}/{name}"
 
 
@@ -42,9 +42,7 @@ def reaching(url: str) -> Iterator[None]:
         raise MissingExtraError(f"{url}: {problem}. Install what it names, such as: pip install s3fs") from None
     except Exception as problem:  # each file system has errors of its own
         reason = shorten(str(problem) or type(problem).__name__, 300)
-        raise DataError(
-            f"{url}: cannot be reached ({reason}). Check the address, and what gives access to it."
-        ) from None
+        raise DataError(f"{url}: cannot be reached ({reason}). Check the address, and your access to it.") from None
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,7 @@ class Storage:
 
     @cached_property
     def _opened(self) -> tuple[Any, str]:
-        """The file system, and the path in it. Listings are not kept: other processes write, too."""
+        """The file system, and the path in it. Listings are not cached, because other processes write, too."""
         with reaching(self.url):
             import fsspec
 
@@ -107,7 +105,7 @@ class Storage:
         """Open a file, to read parts of it."""
         system, path = self._opened
         with reaching(join(self.url, name)):
-            file = system.open(join(path, name), "rb", block_size=2**20)  # of S3 it is 50 MB by default
+            file = system.open(join(path, name), "rb", block_size=2**20)  # the default for S3 is 50 MB
         with file:
             yield file
 

@@ -31,7 +31,7 @@ class Options:
     """How images are predicted; see `pneumoscope.load`.
 
     Attributes:
-        patient_ids: whether patients are named, and not replaced by pseudonyms.
+        patient_ids: whether to name patients, instead of giving them pseudonyms.
     """
 
     device: str = "auto"
@@ -46,12 +46,12 @@ class Options:
 
 @dataclass(frozen=True)
 class Job:
-    """All that a worker on another machine needs to predict as this one does.
+    """All that a worker on another machine needs to predict exactly as this machine does.
 
     Attributes:
-        files: the model folder: content by name.
+        files: the files of the model folder, content by name.
         options: how images are predicted.
-        key: behind the pseudonyms of patients; None where they are named.
+        key: the key of the pseudonyms of patients; None where patients are named.
         version: of pneumoscope.
     """
 
@@ -121,7 +121,7 @@ class ListPredictor:
         """Yield a row for each image, in order, with an error where there is no prediction.
 
         Raises:
-            DataError: none of several images is within reach: then it is a mount or the access that is at fault.
+            DataError: none of several images can be reached, so a mount or the access is at fault.
         """
         images = list(images)
         unreached: set[str] = set()

@@ -35,9 +35,9 @@ _NOTHING = np.zeros((0, 1), np.float32)
 _BLOCK = 1024
 _TILE = 512  # images compared with as many at once: fits the processor's caches
 _PART = 128  # pairs aligned at once: fits them too
-_FEW = 32  # components by which most pairs are excluded
-_EXCLUDED = 100  # unless more than a hundredth of them remains
-_ROUNDING = 1e-4  # of the length of what remains, so that no pair is excluded by rounding
+_FEW = 32  # components of the bound that excludes most pairs
+_EXCLUDED = 100  # the bound is used unless more than one pair in so many remains
+_ROUNDING = 1e-4  # added to the length of the rest, so that rounding excludes no pair
 # Many look-alikes, such as one phantom a thousand times, must not cost time and memory with the square of their number.
 _COPY = 0.995  # similarity of whole images from which one stands for the other in the search
 _ROWS = 256  # images compared with all leaders at once
@@ -203,14 +203,14 @@ def _find_candidates(
 ) -> tuple[NDArray[np.void], NDArray[np.bool_]]:
     """Find pairs of `distinct` images of which one is similar to a window of the other, with the best fitting window.
 
-    Every image is compared with every other one, in blocks, and none is missed (see `_Comparison`). Of images that look
-    like many others, only the `MOST` best candidates are kept; also return which these are (n,).
+    Every image is compared with every other one, in blocks, and none is missed (see `_Comparison`). For images that
+    look like many others, only the `MOST` best candidates are kept; also return which images these are (n,).
     """
     whole = _project(hashes, distinct, _WHOLE)
     basis = np.linalg.eigh(whole.T @ whole)[1][:, -_FEW:]
     starts = range(0, len(distinct), _TILE)
     best, found, waiting = np.zeros(0, _CANDIDATE), [np.zeros(0, _CANDIDATE)], 0
-    least = np.full(len(distinct), _CANDIDATE_SIMILARITY, np.float32)  # that a further candidate must exceed
+    least = np.full(len(distinct), _CANDIDATE_SIMILARITY, np.float32)  # similarity that a further candidate must exceed
     for number, window in enumerate(windows):
         windowed = _project(hashes, distinct, window[None]) if number else whole
         comparison = _Comparison(whole, windowed, _shorten(whole, basis), _shorten(windowed, basis), least, number)
@@ -233,10 +233,10 @@ def _project(hashes: Hashes, rows: NDArray[np.intp], window: NDArray[np.float64]
 
 
 def _shorten(vectors: Vectors, basis: Vectors) -> Vectors:
-    """The components of vectors along a basis, and the length of what remains.
+    """The components of vectors along a basis, and the length of the rest.
 
-    By Cauchy and Schwarz the dot product of two of these is at least that of the vectors, so it excludes most pairs,
-    and takes less time.
+    By the Cauchy-Schwarz inequality, the dot product of two shortened vectors is at least that of the vectors. It
+    takes less time, so it serves to exclude most pairs.
     """
     components = vectors @ basis
     squares = (vectors**2).sum(axis=1) - (components**2).sum(axis=1)

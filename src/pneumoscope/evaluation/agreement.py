@@ -27,7 +27,7 @@ class Agreement:
         low: the lower end of its 95% interval; None where there is none.
         high: the upper end.
         images: how many it is of.
-        agreed: the share of pairs of ratings of one image that are equal; chance is not taken off.
+        agreed: the share of pairs of ratings of one image that are equal, not corrected for chance.
     """
 
     value: float | None

@@ -26,8 +26,8 @@ _PREFIX = "network."
 class StoredBackbone(Backbone):
     """A backbone that is built only when PyTorch needs it: to train it, to run it, or to look at its layers.
 
-    Until then, its weights and its graph are enough. Whatever PyTorch does with a module reads `_modules`, so that
-    nothing but the methods here can meet a network that is not built yet.
+    Until then, its weights and its graph are enough. Everything else that PyTorch does with a module reads `_modules`,
+    which builds the network.
 
     Args:
         graph: from `store_graph`.
@@ -45,7 +45,7 @@ class StoredBackbone(Backbone):
 
     @property
     def stored(self) -> bool:
-        """Whether the network has not been built, so that the graph still holds."""
+        """Whether the network has not been built yet, so that the graph is still valid."""
         return "network" not in self.__dict__["_modules"]
 
     @property
@@ -84,7 +84,7 @@ class StoredBackbone(Backbone):
         return found
 
     def fits(self, size: int) -> bool:
-        """Whether the graph is that of this backbone, for that size of input."""
+        """Whether the stored graph still describes this backbone, at this size of input."""
         return self.stored and size == int(_read(self._graph, _SIZE))
 
     def make_graph(self) -> bytes:
@@ -120,7 +120,7 @@ def list_tensors(graph: onnx.ModelProto) -> dict[str, Tensor]:
 def store_graph(traced: bytes, backbone: Backbone, size: int) -> bytes:
     """Take the weights out of a backbone's graph, and note what is needed to put others in.
 
-    `benchmarks/store_graphs.py` made those of the package with it.
+    `benchmarks/store_graphs.py` makes the graphs of the package with it.
     """
     import onnx
 

@@ -55,7 +55,9 @@ PROBLEMS = {
     "image-damaged": ProblemType(422, "The file is damaged or truncated", "Copy it again from its source."),
     "image-unsupported": ProblemType(422, "The image is of an unsupported kind", "Export it again as `detail` says."),
     "image-too-large": ProblemType(422, "The image has too many pixels", "Export it at a smaller size."),
-    "image-costly": ProblemType(422, "The image cannot be decoded within its limits", "Save it again, as PNG."),
+    "image-costly": ProblemType(
+        422, "The image cannot be decoded within the limits of time and memory", "Save it again, as PNG."
+    ),
     "not-a-radiograph": ProblemType(422, "Not a projection radiograph", "Set `any_modality=true` to read it anyway."),
     "out-of-scope": ProblemType(422, "Outside the model's intended use", "Use a model that is meant for such images."),
     "files-unreadable": ProblemType(422, "None of the files can be predicted", "See `files`."),

@@ -91,7 +91,7 @@ def to_record(
 ) -> PredictionRecord:
     """The database row of a prediction, without what the settings exclude."""
     patient = prediction.patient
-    if patient is None and prediction.format != "DICOM":  # whose files have numbers that every study begins anew
+    if patient is None and prediction.format != "DICOM":  # in DICOM, numbers in file names begin again in each study
         patient = find_patient(image.name)
     height, width = prediction.size or (0, 0)  # known, as nothing comes from a cache
     return PredictionRecord(

@@ -126,7 +126,7 @@ async def _once(
 
 
 async def _beat(service: PredictionService, key: Key) -> None:
-    """Show now and then that a request is still being executed, so that no other service takes it over."""
+    """Show regularly that a request is still being executed, so that no other request replaces it."""
     while True:
         await asyncio.sleep(_BEAT)
         try:

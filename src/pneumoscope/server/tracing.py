@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import SpanExporter
 
-_TIMEOUT = 5.0  # seconds that the collector may take; at the end, the service waits for it
+_TIMEOUT = 5.0  # seconds that the collector may take; the service waits for it when it ends
 _NOTHING: AbstractContextManager[Any] = nullcontext()
 
 
@@ -25,12 +25,12 @@ class Tracing(Protocol):
     """Makes spans."""
 
     def span(self, name: str, links: Sequence[object] = (), **attributes: float | str) -> AbstractContextManager[Any]:
-        """A span; give it further attributes by its `set_attribute`, where it is not None.
+        """A span, or None if nothing is traced. Its `set_attribute` adds attributes.
 
         Args:
             name: what is done.
-            links: `current()` of the requests that it is done for, where it is done for several.
-            **attributes: of it; two underscores in a name stand for a dot.
+            links: `current()` of each request that it is done for, if there are several.
+            **attributes: its attributes; two underscores in a name stand for a dot.
         """
 
     def request(self, headers: Mapping[str, str], method: str) -> AbstractContextManager[Any]:

@@ -15,7 +15,7 @@ def explain_decision(prediction: Prediction | PredictionRecord, predictor: Predi
     """Say in a sentence which rule gave a decision, with its numbers.
 
     Returns:
-        The sentence, and the probabilities of the positive class between which the model is uncertain; None where it
+        The sentence, and the probabilities of the positive class between which the model is uncertain; None if it
         has no such range, or the image is out of distribution.
     """
     model, possible = predictor.model, prediction.prediction_set
@@ -63,5 +63,5 @@ def _explain_without_range(prediction: Prediction | PredictionRecord, predictor:
 
 
 def _round(probability: float) -> str:
-    """As the page rounds: neither certain nor impossible."""
+    """Round as the page does, never to 0 or 1."""
     return ">0.999" if probability >= 0.9995 else "<0.001" if probability < 0.0005 else f"{probability:.3f}"

@@ -111,9 +111,9 @@ def fit(model: nn.Module, batches: Batches, settings: Settings, phase: Phase) ->
 
 @contextmanager
 def _without_compiler() -> Iterator[None]:
-    """Keep optimizers from importing PyTorch's compiler, which takes longer than a second, only to switch it off.
+    """Keep optimizers from importing PyTorch's compiler only to switch it off, which takes longer than a second.
 
-    Nothing changes where it is imported already.
+    If it is imported already, nothing changes.
     """
     name = "torch._dynamo"
     if name in sys.modules:

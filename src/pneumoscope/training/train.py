@@ -163,9 +163,9 @@ def make_model(
 
 
 def _import_ahead() -> None:
-    """Import what decisions and the report need, over a second's work, while images are being read.
+    """Import what decisions and the report need while images are being read, because this takes over a second.
 
-    What fails here fails again, and is reported, where it is needed.
+    An import that fails here fails again where it is needed, and is reported there.
     """
     with suppress(Exception):
         import sklearn.covariance  # noqa: F401

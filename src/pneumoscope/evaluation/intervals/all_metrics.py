@@ -197,7 +197,7 @@ def _find_loss_intervals(y: Ints, p: Floats, clusters: Ints, resamples: int, see
 def _gather_losses(losses: Floats, bins: Ints, clusters: Ints, seed: int) -> tuple[Floats, Floats, Ints]:
     """Moments of losses by patient, columns (N, K) of bins and moments that resamples sum, and what these draw (N,).
 
-    Of many images, patients are joined to groups, and there is one row for each.
+    For many images, patients are joined into groups, and each group has one row.
     """
     if len(losses) > MANY:
         groups = join_patients(clusters, seed)

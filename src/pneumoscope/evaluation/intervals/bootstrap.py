@@ -75,7 +75,7 @@ def jackknife_errors(
     """Estimate each metric's standard error by the infinitesimal jackknife over patients (Jaeckel 1972).
 
     Returns:
-        By metric, of many images all but `brier` and `ece`; nan where it is undefined or there is only one patient.
+        Errors by metric, for many images without `brier` and `ece`; nan where undefined or with only one patient.
     """
     if len(clusters) > MANY:
         return influence_errors(labels, probabilities, clusters, threshold=threshold)
@@ -116,7 +116,7 @@ def confidence_band(
         clusters: (N,) from `cluster_by_patient`.
         resamples: number of resamples.
         seed: fixes them.
-        counts: (G, N) of many images from `condense`, whose kinds of images are then the N; `clusters` is not used.
+        counts: (G, N) for many images, from `condense`, where N counts kinds of images; `clusters` is not used.
 
     Returns:
         Lower and upper ends (K,); nan without a curve or resamples.

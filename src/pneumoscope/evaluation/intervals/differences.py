@@ -130,7 +130,7 @@ def mcnemar(gain: ArrayLike, clusters: ArrayLike) -> float:
     """Compute the exact two-sided p value for equally likely wins and losses, by exchanging models patient by patient.
 
     All exchanges that make the sum at least as uneven are counted, by convolution. With one image per patient this
-    is McNemar's exact test. Where very many patients count, the sum is normally distributed.
+    is McNemar's exact test. For many patients with a difference, the sum is taken to be normally distributed.
 
     Args:
         gain: (N,) 1 where only the other model was correct, -1 where only the first was, else 0.

@@ -1,8 +1,8 @@
-"""What replaces the resampling of images where there are very many, so that intervals take seconds and little memory.
+"""Methods for very many images, which replace resampling, so that intervals take seconds and little memory.
 
 Standard errors come from influence functions: how a metric changes with the weight of each image (Hampel 1974), summed
-by patient. It is the infinitesimal jackknife, of all patients at once. Resamples draw groups of patients, joined at
-random: their sums vary as those of patients do.
+by patient. This is the infinitesimal jackknife for all patients at once. Resamples draw groups of patients that are
+joined at random, because sums of groups vary as those of patients do.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from pneumoscope.evaluation.metrics import check_predictions, measure, predict_c
 
 MANY = 50_000  # images above which these methods are used
 GROUPS = 20_000  # of patients: the standard error of a variance that is estimated from them is 1%
-STEP = 1e-3  # of an image's weight, in derivatives
-LEVELS = 1000  # to which the scores of each class are rounded for bands around curves
+STEP = 1e-3  # change of an image's weight, for derivatives
+LEVELS = 1000  # values to which the scores of each class are rounded, for bands around curves
 BAND_GROUPS = 2000  # of patients, for such bands
 
 
 def join_patients(clusters: Ints, seed: int, groups: int = GROUPS) -> Ints:
-    """Join patients (N,) at random to at most so many groups, numbered from 0 without a gap."""
+    """Join patients (N,) at random into at most `groups` groups, numbered from 0 without a gap."""
     count = int(clusters.max()) + 1
     if count <= groups:
         return clusters
@@ -51,9 +51,9 @@ def _sum_errors(influences: Floats, clusters: Ints) -> float:
 
 
 def _rate_influences(y: Ints, p: Floats, threshold: Floats) -> tuple[dict[str, Floats], Ints]:
-    """How metrics that count predicted classes change with an image, by cell of the confusion matrix; each one's cell.
+    """How metrics that count predicted classes change with an image, by cell of the confusion matrix; their cells.
 
-    Images of a cell are equal to these metrics, so one of each, with their number as its weight, stands for all.
+    These metrics treat all images of a cell alike, so one image stands for them, with their number as its weight.
     """
     classes = 2 if p.ndim == 1 else p.shape[1]
     _, first, cells, counts = np.unique(

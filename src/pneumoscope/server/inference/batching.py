@@ -18,15 +18,15 @@ from pneumoscope.server.storage.audit import SERVICE, Actor
 
 Answer: TypeAlias = PredictionMessage | RequestError
 T = TypeVar("T")
-_WORKERS = 2  # while one batch is in the network, another one is decided on
-P = TypeVar("P")  # what a batch is computed to, for each image
+_WORKERS = 2  # while one batch is in the network, another one gets its decisions
+P = TypeVar("P")  # the result of the network for an image
 
 
 class Job(NamedTuple):
-    """An uploaded image, what to return for it, the decoded image as soon as it is there, and who sent it.
+    """An uploaded image, what to return for it, the decoded image once it is there, and who sent it.
 
-    `mark` says when it came, where erasures since then count: see `storage.erasure.find_mark`; `trace` is the span of
-    its request.
+    `mark` says when it came, if erasures since then count (see `storage.erasure.find_mark`). `trace` is the span of its
+    request.
     """
 
     image: ImageBytes
@@ -38,10 +38,10 @@ class Job(NamedTuple):
 
 
 class InlineExecutor(Executor):
-    """Does everything at once in the thread that asks: for work that is too little for a thread of its own."""
+    """Runs everything at once in the thread that calls it, for work that is too short for a separate thread."""
 
     def submit(self, function: Callable[..., T], /, *arguments: Any, **options: Any) -> Future[T]:
-        """Do it."""
+        """Run a function now."""
         future: Future[T] = Future()
         try:
             future.set_result(function(*arguments, **options))
@@ -52,7 +52,7 @@ class InlineExecutor(Executor):
 
 @dataclass
 class _Batch(Generic[P]):
-    """Images that are computed together, and what they are computed to as soon as that is there."""
+    """Images that are computed together, and their results once they are there."""
 
     images: list[tuple[Job, asyncio.Future[Answer]]]
     found: Sequence[P] | None = None
@@ -61,12 +61,12 @@ class _Batch(Generic[P]):
 class Batcher(Generic[P]):
     """Gathers the images of many callers into batches; batches are computed while those before them are stored.
 
-    Images are stored in the order in which they came, those of a caller in theirs.
+    Images are stored in the order in which they came; those of one caller keep their order.
 
     Args:
         decode: makes an image ready for the network, or says why it cannot be read.
         compute: predicts a batch, in a thread; what it raises is raised to all callers of the batch.
-        finish: stores all that has been predicted meanwhile, in another thread, and gives the answers; likewise.
+        finish: stores all waiting predictions, in another thread, and gives the answers; it may raise in the same way.
         batch_size: images that are best computed together.
         wait: seconds that an image waits for others at most, and only while another batch is computed.
         capacity: images that may be in progress.

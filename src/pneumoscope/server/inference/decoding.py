@@ -51,7 +51,7 @@ class _Failure(NamedTuple):
 
 
 class _NotStartedError(Exception):
-    """A process that decodes cannot be started: no image is at fault."""
+    """No process that decodes can be started; this is no fault of an image."""
 
 
 Read: TypeAlias = Callable[[ImageBytes, bool, InputSpec], Decoded]
@@ -96,7 +96,7 @@ class Decoders:
             try:
                 decoder.start()
             except _NotStartedError:
-                logger.error("No process that decodes could be started; it is tried again with each image")
+                logger.error("No process that decodes could be started; the service tries again with each image")
             finally:
                 self._idle.put(decoder)
 
@@ -142,7 +142,7 @@ class Decoders:
             if self._closed:
                 raise RequestError(503, "The service is stopping.") from None
             logger.warning("A process that decoded an image has ended; another one is started")
-            raise _refuse(image, "it ended its decoder: it is damaged, or needs too much memory") from None
+            raise _refuse(image, "its decoding process ended: the file is damaged, or needs too much memory") from None
         finally:
             self._idle.put(decoder)
         return _complete(found, image)

@@ -155,8 +155,8 @@ class CoefficientMessage(Answer):
     value: float | None
     low: float | None
     high: float | None
-    images: int = Field(description="How many it is of.")
-    agreed: float | None = Field(description="The share of equal pairs of ratings; chance is not taken off.")
+    images: int = Field(description="How many images it is computed from.")
+    agreed: float | None = Field(description="The share of equal pairs of ratings, not corrected for chance.")
 
 
 class ReaderMessage(Answer):

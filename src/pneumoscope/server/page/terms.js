@@ -1,4 +1,4 @@
-// Terms with an explanation, which stands in terms.html: shown while the pointer or the focus is on the term, or by a click.
+// Terms with an explanation (in terms.html), which is shown while the pointer or the focus is on the term, or after a click.
 
 const tip = document.getElementById("tip");
 let shown = null; // the term that is being explained
@@ -33,7 +33,7 @@ function hide() {
 
 const find = ({ target }) => target.closest?.(".term") ?? null;
 for (const event of ["pointerover", "focusin"]) document.addEventListener(event, (each) => { if (find(each)) show(find(each)); });
-document.addEventListener("click", (event) => (find(event) ? show(find(event)) : hide())); // a finger has no other way
+document.addEventListener("click", (event) => (find(event) ? show(find(event)) : hide())); // a finger can only click
 document.addEventListener("focusout", (event) => { if (find(event) === shown) hide(); });
 document.addEventListener("pointerout", (event) => { // the pointer may go on to the explanation
   const at = event.relatedTarget;

@@ -31,7 +31,7 @@ def render_performance(readers: Sequence[Performance], pairs: Sequence[ReaderPai
     Args:
         readers: what was measured of each.
         pairs: how far every two of them agree.
-        command: that makes the page again.
+        command: the command that makes the page again.
     """
     metrics = {each.reader: list(dict.fromkeys(name for _, name, _ in each.list_values())) for each in readers}
     return render(

@@ -1,4 +1,4 @@
-"""Erasing what a database and a folder of kept images have of a patient or a study.
+"""Erasing a patient or a study from a database and a folder of kept images.
 
 The audit log keeps its entries: they have pseudonyms, no names, and say who saw what was erased.
 """
@@ -96,7 +96,7 @@ def _find(store: Store, pseudonyms: Sequence[str], study: str | None) -> tuple[l
 
 
 def find_mark(session: Session) -> int:
-    """A moment in the order of the audit log: `add_predictions` looks for erasures after it."""
+    """The number of the latest entry of the audit log: `add_predictions` looks for erasures after it."""
     return session.scalar(sql.select(sql.func.max(AuditEntry.number))) or 0
 
 
@@ -108,7 +108,7 @@ def add_predictions(
     Args:
         store: the database.
         new: predictions and entries.
-        marks: since when erasures count, of each prediction; None: they do not, because nobody waits that long.
+        marks: for each prediction, the mark after which erasures count; None: erasures do not count.
 
     Returns:
         The ids of those that were not stored.
@@ -136,9 +136,9 @@ def add_predictions(
 
 
 def drop_deleted(session: Session, predictions: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Predictions of an answer that is about to be stored, without what was deleted since they were made.
+    """The predictions of an answer that is about to be stored, with an error for each that has been deleted since.
 
-    The transaction must have written before, so that nothing is deleted meanwhile.
+    The transaction must have written something before, so that nothing is deleted meanwhile.
     """
     ids = [each["id"] for each in predictions if each.get("id")]
     own = PredictionRecord

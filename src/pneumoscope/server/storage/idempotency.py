@@ -1,6 +1,6 @@
 """Requests with an `Idempotency-Key`: sent again, they get the same answer and nothing is done twice.
 
-As in draft-ietf-httpapi-idempotency-key-header-07. A key holds for one caller and one address, for `KEPT` hours.
+As in draft-ietf-httpapi-idempotency-key-header-07. A key holds for one caller and one address, for `KEPT` seconds.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pneumoscope.server.storage.erasure import drop_deleted
 from pneumoscope.server.storage.store import AnsweredRequest, AuditEntry, Review, Store
 
 KEPT = 24 * 3600.0  # seconds
-_LEASE = 120.0  # seconds without a sign of life after which the next request with the same key takes one over
+_LEASE = 120.0  # seconds without a sign of life, after which another request with the same key replaces this one
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ MEDIA_TYPES = {
     "GIF": "image/gif", "JPEG2000": "image/jp2", "DICOM": "application/dicom",
 }  # fmt: skip
 _NAME = re.compile(r"(?P<sha256>[0-9a-f]{64})\.[a-z0-9]+(?P<pending>\.new)?")
-_PART = re.compile(r"\.[0-9a-f]{64}\..*\.part")  # of a file that was being written when its service was killed
+_PART = re.compile(r"\.[0-9a-f]{64}\..*\.part")  # a file that was being written when its service was killed
 _SUFFIXES = (*(suffixes[0] for suffixes in SUFFIXES.values()), ".dcm")
 _PENDING = ".new"
 
@@ -26,7 +26,8 @@ _PENDING = ".new"
 class KeptImages:
     """Image files, each named by the SHA-256 of its content.
 
-    A file is pending, by its name, until its prediction is stored. So those that a killed service leaves can be found.
+    Until its prediction is stored, the name of a file says that it is pending. So files that a killed service leaves
+    can be found.
 
     Args:
         folder: it is made if there is none.
@@ -43,7 +44,7 @@ class KeptImages:
             raise UsageError(f"{folder} cannot be created: {problem.strerror}.", parameter="keep_images") from None
 
     def keep(self, content: bytes, sha256: str, format_: str) -> Path | None:
-        """Write a file unless it is there; else it counts as new. Return the pending file that was written.
+        """Write a file, or renew the date of one that is there. Return the pending file if it was written.
 
         Raises:
             DataError: it cannot be written.
@@ -62,7 +63,7 @@ class KeptImages:
     def confirm(self, pending: Iterable[Path]) -> None:
         """Give pending files their names; the prediction of each is stored."""
         for path in pending:
-            with suppress(OSError):  # it is found under its old name, too
+            with suppress(OSError):  # the file is also found under its old name
                 path.replace(path.with_suffix(""))
 
     def has(self, sha256: str, format_: str) -> bool:
@@ -78,7 +79,7 @@ class KeptImages:
         """
         path = self._locate(sha256, format_)
         try:
-            for each in (path, _pend(path), path):  # it may get its name meanwhile
+            for each in (path, _pend(path), path):  # a pending file may get its name meanwhile
                 with suppress(FileNotFoundError):
                     return each.read_bytes()
         except OSError as problem:
@@ -95,7 +96,7 @@ class KeptImages:
         return self._delete(each for path in paths for each in (path, _pend(path)))
 
     def settle(self, moment: datetime.datetime, find_used: Callable[[list[str]], set[str]]) -> int:
-        """Delete what services that were killed before a moment had written, but not stored; return how many.
+        """Delete files from before a moment that killed services wrote without storing a prediction; return how many.
 
         Args:
             moment: in UTC, without a time zone.
@@ -150,7 +151,7 @@ def _pend(path: Path) -> Path:
 
 
 def _is_older(path: Path, moment: datetime.datetime) -> bool:
-    """Whether a file was written before a moment; one that is gone meanwhile was not."""
+    """Whether a file was written before a moment; False for one that is gone by now."""
     with suppress(FileNotFoundError):
         return path.stat().st_mtime < moment.replace(tzinfo=datetime.UTC).timestamp()
     return False

@@ -1,4 +1,4 @@
-"""Deleting predictions, their reviews and kept images that are older than a service keeps them, and what it lost."""
+"""Deleting old predictions with their reviews and kept images, and images whose predictions were never stored."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pneumoscope.server.storage.kept_images import KeptImages
 from pneumoscope.server.storage.store import Store, now
 
 _EVERY = 3600.0  # seconds
-_SURELY_STORED = datetime.timedelta(hours=1)  # no prediction is stored that long after its file
+_SURELY_STORED = datetime.timedelta(hours=1)  # a prediction is stored sooner than that after its file
 
 
 class Retention:

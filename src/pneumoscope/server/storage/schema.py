@@ -205,7 +205,7 @@ def _must_be_given(column: Mapping[str, object]) -> bool:
 
 
 def share(connection: sql.Connection) -> None:
-    """Begin a transaction that is never beside one of `locking`; several of these may go on at once in PostgreSQL."""
+    """Begin a transaction that never runs beside one of `locking`; in PostgreSQL, several of these may run at once."""
     if connection.dialect.name == "sqlite":
         connection.exec_driver_sql("BEGIN IMMEDIATE")
     else:
