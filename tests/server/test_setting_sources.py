@@ -132,3 +132,10 @@ def test_secrets_are_not_given_on_the_command_line(command: Command, tmp_path: P
         read_settings(None, {"database": database}, {})
     assert read_settings(None, {}, {"PNEUMOSCOPE_DATABASE": database}).database == database
     assert "sesame" not in repr(read_settings(write(tmp_path, f"database: {database}\n"), {}, {}))
+
+
+@pytest.mark.parametrize("address", ["localhost:4318", "http://[", "ftp://a.example", "http://a b", "http://"])
+def test_traces_go_to_an_address_of_http_alone(address: str) -> None:
+    with pytest.raises(UsageError, match="is not an address of HTTP"):
+        dataclasses.replace(Settings(), otel_endpoint=address).check()
+    dataclasses.replace(Settings(), otel_endpoint="http://[::1]:4318/v1/traces").check()

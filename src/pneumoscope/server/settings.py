@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
 
 from annotated_types import Gt, Interval
 
@@ -26,6 +25,9 @@ SERVICE, ACCESS, PROXY, STORAGE, DECISIONS, COMPUTING = (
     "Service", "Access", "Behind a proxy", "Storage", "Decisions", "Computing",
 )  # fmt: skip
 _HEADER = re.compile(r"[A-Za-z][A-Za-z0-9-]*", re.ASCII)
+
+
+_ADDRESS = re.compile(r"https?://(\[[\da-fA-F:]+\]|[^\s\[\]/]+)(:\d+)?(/\S*)?")
 
 
 @dataclass(frozen=True)
@@ -234,7 +236,7 @@ class Settings:
             check_readable(self.tokens)
         if self.keep_for is not None:
             read_period(self.keep_for, "keep_for")
-        if self.otel_endpoint is not None and urlsplit(self.otel_endpoint).scheme not in ("http", "https"):
+        if self.otel_endpoint is not None and not _ADDRESS.fullmatch(self.otel_endpoint):
             raise UsageError(f"{self.otel_endpoint!r} is not an address of HTTP.", "otel_endpoint")
         if self.decoders == 1:
             raise UsageError("at least 2 are needed, so that a slow image leaves one for the others; or 0.", "decoders")
