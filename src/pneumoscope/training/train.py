@@ -145,7 +145,7 @@ def make_model(
     on_epoch: OnEpoch | None = None,
 ) -> tuple[Setup, Remarks, Engine | None]:  # fmt: skip
     """Extract, fit, decide and save; give the engine of a backbone that stayed as it was, whose features are cached."""
-    threading.Thread(target=_import_ahead, daemon=True).start()
+    threading.Thread(target=_import_ahead).start()  # the process ends after it: a library half imported can crash it
     extracted = extract(setup, cache, progress, computing)
     short = computing is not None  # a head alone, as of a fold, is sooner trained again than continued
     read_files = dict(zip((each.path for each in extracted.images.samples), extracted.images.digests, strict=True))
