@@ -82,6 +82,15 @@ def test_whatever_else_pytorch_does_meets_the_network(use: Callable[[Backbone], 
     assert all(torch.equal(before[name], after[name].to(before[name].dtype)) for name in before)
 
 
+def test_a_network_that_is_first_needed_in_inference_mode_can_be_trained() -> None:
+    backbone = load().eval()
+    with torch.inference_mode():
+        backbone(torch.zeros(1, 3, 64, 64))
+    backbone.load_state_dict(backbone.state_dict())
+    backbone(torch.zeros(1, 3, 64, 64)).sum().backward()
+    assert all(each.grad is not None for each in backbone.parameters())
+
+
 def test_weights_that_are_rounded_before_the_network_is_built_stay_so() -> None:
     backbone = load().eval()
     round_to_half(backbone)

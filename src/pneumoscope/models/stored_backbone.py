@@ -57,8 +57,9 @@ class StoredBackbone(Backbone):
     def _modules(self) -> dict[str, nn.Module | None]:
         modules: dict[str, nn.Module | None] = self.__dict__["_modules"]
         if "network" not in modules:
-            network = self._build()
-            network.load_state_dict(self._state)
+            with torch.inference_mode(False):  # else a network first needed for a prediction could never be trained
+                network = self._build()
+                network.load_state_dict(self._state)
             modules["network"] = network.train(self.training)
         return modules
 
