@@ -207,6 +207,21 @@ def test_a_second_image_that_was_closed_stays_closed_in_its_study(service: Proce
     playwright.expect(page.locator("#screen-2")).to_be_hidden()
 
 
+def test_a_reloaded_list_can_be_used_before_the_model_is_known(service: Process, open_page: Any) -> None:
+    page = open_page(f"{service.url}/")
+    add(page, *MIXED)
+    waiting: list[Any] = []
+    page.route("**/v1/models", lambda route: waiting.append(route))
+    page.reload()
+    select(page, "one-ll.dcm")
+    page.locator("#filter").select_option("negative")
+    page.locator("#filter").select_option("positive")
+    page.locator("#filter").select_option("")
+    select(page, "one-pa.dcm")
+    waiting[0].continue_()
+    playwright.expect(page.locator("#model")).to_contain_text("trained on")  # `open_page` checks that nothing failed
+
+
 def test_an_earlier_image_that_the_service_has_kept_is_beside_the_new_one(
     settings: Settings, open_page: Any, tmp_path: Path
 ) -> None:

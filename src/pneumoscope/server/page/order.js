@@ -8,8 +8,9 @@ const collator = new Intl.Collator(undefined, { numeric: true });
 const VALUES = { name: (image) => image.name, probability: (image) => image.probability ?? null, decision: (image) => name(image.decision) ?? "" };
 export const FILTERS = {
   "": () => true,
-  positive: (image) => image.decision === state.model.positive,
-  negative: (image) => state.model.labels.includes(image.decision) && image.decision !== state.model.positive,
+  // A reloaded page has its list, and the browser its filter, before the model is known.
+  positive: (image) => !state.model || image.decision === state.model.positive,
+  negative: (image) => !state.model || (state.model.labels.includes(image.decision) && image.decision !== state.model.positive),
   uncertain: (image) => image.decision === "uncertain",
   out_of_distribution: (image) => image.decision === "out_of_distribution",
   warned: (image) => image.state === "done" && image.warnings.length > 0,

@@ -69,7 +69,7 @@ function describeForm() {
 // Shows the reading of an image; gives whether the model's answer may be seen.
 export function fillReading(image) {
   if (shown !== image) { keepTime(); since = performance.now(); }
-  if (!$("seen").querySelector("input")) makeForm();
+  if (state.model && !$("seen").querySelector("input")) makeForm(); // a reloaded page shows its list before the model is known
   const changed = shown !== image || $("reading").dataset.phase !== String(phaseOf(image));
   shown = image;
   const phase = phaseOf(image);
@@ -117,7 +117,7 @@ function describeCompared(image) { // the reader beside the model, or beside the
     const agrees = first.label === image.decision;
     const rows = [["You, before", words(first)], ["Model", makeChip(image)], ...(last ? [["You, with it", words(last)]] : [])];
     place.replaceChildren(create("dl", {}, ...rows.flatMap(([term, value]) => [create("dt", {}, term), create("dd", {}, value)])),
-      create("p", {}, last ? (last.label === first.label ? "Kept." : "Changed.") : !state.model.labels.includes(image.decision) ? "The model names no class." : agrees ? "You and the model agree." : "You and the model differ."));
+      create("p", {}, last ? (last.label === first.label ? "Kept." : "Changed.") : state.model && !state.model.labels.includes(image.decision) ? "The model names no class." : agrees ? "You and the model agree." : "You and the model differ."));
   }
 }
 
