@@ -111,7 +111,7 @@ def test_plans_name_no_patients(images: Path, run: Run, tmp_path: Path, monkeypa
     monkeypatch.setattr("pneumoscope.cluster.predict.open_ray", lambda *_: nullcontext())
     for named in (True, False):
         out = tmp_path / str(named)
-        with pytest.raises(DataError, match="not here after the run"):
+        with pytest.raises(DataError, match="missing after the run"):
             predict(images / "val", out, run, options=Options(patient_ids=named))
         rows = parquet.read_table(out / "plans" / "000000.parquet", use_threads=False).to_pylist()
         patients = {each.patient for each in list_images(str(images / "val"))}
