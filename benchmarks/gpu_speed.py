@@ -153,7 +153,7 @@ def measure_extraction(paths: list[Path], device: str, rounds: int) -> Iterator[
 
 def measure_prediction(paths: list[Path], device: str, rounds: int) -> Iterator[tuple[str, float, str]]:
     """Predictions of the pretrained model, with decisions and OOD scores."""
-    predictor = pneumoscope.load("pneumonia-lite0", device="cuda" if device == "cuda" else "cpu")
+    predictor = pneumoscope.load("pneumonia-lite0", device=device)
     seconds = take_turns({"prediction": lambda: predictor.predict(paths)}, rounds, device)
     yield "prediction", len(paths) / seconds["prediction"], "1.00"
 

@@ -27,7 +27,7 @@ def main() -> None:
     n = parser.parse_args().images
     for limit in (n, 0) if n <= many_images.MANY else (many_images.MANY,):
         for module in (all_metrics, bootstrap, calibration_error, curves, differences):
-            module.MANY = limit  # type: ignore[attr-defined]
+            vars(module)["MANY"] = limit
         print(f"\n{n:,} images, methods for {'many' if n > limit else 'few'}\n")
         measure(n)
 

@@ -29,6 +29,7 @@ from pneumoscope.errors import ServiceError, UsageError
 from pneumoscope.server.jobs import jobs as jobs_module
 from pneumoscope.server.jobs.callbacks import sign
 from pneumoscope.server.predictions import PredictionService
+from pneumoscope.server.problems import RequestError
 from pneumoscope.server.settings import Limits
 from pneumoscope.server.storage import idempotency
 from pneumoscope.server.storage.erasure import erase
@@ -186,9 +187,8 @@ def test_a_key_stays_in_use_however_long_its_request_takes(settings: Settings, m
     with run_thread(settings) as url, ThreadPoolExecutor(1) as pool:
         first = pool.submit(post, url, draw(1), headers=key)
         wait_until(lambda: bool(calls))
-        with Store(settings.database) as store, store.read() as connection:  # as if it had begun long ago
-            old = {name: getattr(AnsweredRequest, name) - 1000 for name in ("began_at", "beat_at")}
-            connection.execute(sql.update(AnsweredRequest).values(**old))
+        with Store(settings.database) as store, store.read() as connection:  # as if it had not been heard of for long
+            connection.execute(sql.update(AnsweredRequest).values(beat_at=AnsweredRequest.beat_at - 1000))
         wait_until(lambda: read_beat() > time.time() - 100)
         assert post(url, draw(1), headers=key).json()["code"] == "key-in-use"
         go_on.set()
@@ -299,6 +299,27 @@ def test_an_answer_to_a_key_is_not_kept_if_its_predictions_were_deleted_meanwhil
         assert post(url, draw(1), headers={"idempotency-key": "a"}).status_code == 201
     with Store(settings.database) as store, store.read() as connection:
         assert connection.scalars(sql.select(AnsweredRequest.content)).all() == []
+
+
+def test_a_request_that_stalled_leaves_the_claim_of_its_successor_alone(tmp_path: Path) -> None:
+    key = idempotency.make_key("me", "/v1/predictions", "k", "digest")
+    answered = idempotency.Answered(201, "x", "{}")
+    with Store(str(tmp_path / "a.sqlite")) as store:
+        first = idempotency.claim(store, key)
+        with store.begin() as session:  # its service stalls for longer than its claim lasts
+            session.execute(sql.update(AnsweredRequest).values(beat_at=0.0))
+        second = idempotency.claim(store, key)
+        assert isinstance(first, idempotency.Claim)
+        assert isinstance(second, idempotency.Claim)
+        assert second.since == first.began_at
+        idempotency.release(store, key, first)
+        idempotency.answer(store, key, first, answered)
+        with pytest.raises(RequestError, match="in progress"):
+            idempotency.claim(store, key)
+        idempotency.answer(store, key, second, answered)
+        found = idempotency.claim(store, key)
+        assert isinstance(found, idempotency.Answered)
+        assert found.replayed
 
 
 def test_a_job_of_which_no_file_can_be_read_has_failed(settings: Settings) -> None:

@@ -12,6 +12,7 @@ import sys
 import threading
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -118,6 +119,9 @@ def test_a_model_is_updated_and_taken_back_while_images_are_uploaded(run: Run, n
     def list_models(start: int) -> set[str]:
         return {each.json()["predictions"][0]["fingerprint"] for each in answers[start:] if each.status_code == 201}
 
+    def answer_as(start: int, wanted: set[str]) -> bool:
+        return list_models(start) >= wanted
+
     uploading = threading.Thread(target=upload)
     try:
         site.ports.reverse()  # the first instance takes the place of none
@@ -134,7 +138,7 @@ def test_a_model_is_updated_and_taken_back_while_images_are_uploaded(run: Run, n
             models = [each["fingerprint"] for each in httpx.get(f"{site.url}/v1/models").json()]
             names = names or dict(zip(("NOW", "NEW"), models, strict=True))
             start, wanted = len(answers) + 1, {names[each] for each in expected}  # one may be on its way
-            wait_until(lambda start=start, wanted=wanted: list_models(start) >= wanted, 60)  # type: ignore[misc]
+            wait_until(partial(answer_as, start, wanted), 60)
             assert list_models(start) == wanted, options
             site.ports.reverse()
         end.set()

@@ -29,7 +29,7 @@ def check_ray() -> None:
     Raises:
         MissingExtraError: it is not installed.
     """
-    if any(find_spec(name) is None for name in EXTRAS["ray"]):
+    if any(find_spec(name) is None for name in EXTRAS["ray"]):  # not imported: `open_ray` sets its variables first
         raise MissingExtraError('Predicting on a cluster needs Ray: pip install "pneumoscope[ray]".')
 
 

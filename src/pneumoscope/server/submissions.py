@@ -18,7 +18,7 @@ from pneumoscope.server.problems import logger
 from pneumoscope.server.replies import add_names, add_pictures, gather, strip
 from pneumoscope.server.storage import idempotency
 from pneumoscope.server.storage.audit import SERVICE, Actor
-from pneumoscope.server.storage.idempotency import Answered, Key
+from pneumoscope.server.storage.idempotency import Answered, Claim, Key
 
 _BEAT = 30.0  # seconds between two signs of life
 
@@ -111,26 +111,27 @@ async def _once(
     found = await call(idempotency.claim, store, key)
     if isinstance(found, Answered):
         return found
-    beating = asyncio.create_task(_beat(service, key))
+    beating = asyncio.create_task(_beat(service, key, found))
     try:
         reply = await act(found.since)
     except Exception:
-        await call(idempotency.release, store, key)
+        await call(idempotency.release, store, key, found)
         raise
     finally:
         beating.cancel()
     message = reply.message
     plain = strip(message, service.settings) if isinstance(message, PredictionsMessage) else message
-    await call(idempotency.answer, store, key, Answered(reply.status, reply.location, plain.model_dump_json()))
+    answered = Answered(reply.status, reply.location, plain.model_dump_json())
+    await call(idempotency.answer, store, key, found, answered)
     return reply
 
 
-async def _beat(service: PredictionService, key: Key) -> None:
+async def _beat(service: PredictionService, key: Key, claim: Claim) -> None:
     """Show regularly that a request is still being executed, so that no other request replaces it."""
     while True:
         await asyncio.sleep(_BEAT)
         try:
-            await service.stored.call(idempotency.beat, service.store, key)
+            await service.stored.call(idempotency.beat, service.store, key, claim)
         except DataError as problem:
             logger.error("A request with an Idempotency-Key: %s", problem)
 

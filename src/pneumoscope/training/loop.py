@@ -120,8 +120,7 @@ def _without_compiler() -> Iterator[None]:
         yield
         return
     absent = ModuleType(name)
-    absent.disable = lambda function, *_, **__: function  # type: ignore[attr-defined]
-    absent.graph_break = lambda *_, **__: None  # type: ignore[attr-defined]
+    vars(absent).update(disable=lambda function, *_, **__: function, graph_break=lambda *_, **__: None)
     sys.modules[name] = absent
     try:
         yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import shlex
 import shutil
@@ -145,7 +146,7 @@ def make_model(
     on_epoch: OnEpoch | None = None,
 ) -> tuple[Setup, Remarks, Engine | None]:  # fmt: skip
     """Extract, fit, decide and save; give the engine of a backbone that stayed as it was, whose features are cached."""
-    threading.Thread(target=_import_ahead).start()  # the process ends after it: a library half imported can crash it
+    threading.Thread(target=_import_ahead).start()  # no daemon: a half-imported library can crash the end of a process
     extracted = extract(setup, cache, progress, computing)
     short = computing is not None  # a head alone, as of a fold, is sooner trained again than continued
     read_files = dict(zip((each.path for each in extracted.images.samples), extracted.images.digests, strict=True))
@@ -168,7 +169,8 @@ def _import_ahead() -> None:
     An import that fails here fails again where it is needed, and is reported there.
     """
     with suppress(Exception):
-        import sklearn.covariance  # noqa: F401
+        for name in ("matplotlib.figure", "scipy.stats", "sklearn.covariance"):
+            importlib.import_module(name)
 
 
 def _add_test(setup: Setup, folder: Path, cache: FeatureCache, remarks: Remarks, progress: Progress) -> Remarks:

@@ -47,10 +47,12 @@ class Claim:
     """Permission to execute a request.
 
     Attributes:
+        began_at: when it was given, in seconds since 1970. Another claim of the same key has another time.
         since: when another request with this key began that was never answered, in seconds since 1970; None: there was
             none.
     """
 
+    began_at: float
     since: float | None = None
 
 
@@ -84,7 +86,7 @@ def claim(store: Store, key: Key) -> Answered | Claim:
     try:
         with store.read() as connection:
             _insert(connection, key, now)
-        return Claim()
+        return Claim(now)
     except IntegrityError:
         pass
     found = _find(store, key)
@@ -99,30 +101,35 @@ def claim(store: Store, key: Key) -> Answered | Claim:
     with store.begin() as session:
         if not session.connection().execute(mine.values(began_at=now, beat_at=now)).rowcount:
             raise _in_use(1)
-    return Claim(found.began_at)
+    return Claim(now, found.began_at)
 
 
-def beat(store: Store, key: Key) -> None:
+def beat(store: Store, key: Key, claim: Claim) -> None:
     """Show that a request is still being executed."""
-    own = AnsweredRequest
     with store.begin() as session:
-        session.execute(sql.update(own).where(own.key == key.key, own.status.is_(None)).values(beat_at=time.time()))
+        session.execute(sql.update(AnsweredRequest).where(*_held(key, claim)).values(beat_at=time.time()))
 
 
-def answer(store: Store, key: Key, answered: Answered) -> None:
+def answer(store: Store, key: Key, claim: Claim, answered: Answered) -> None:
     """Keep the answer to a request that was begun, unless a prediction in it was deleted meanwhile."""
     predictions = json.loads(answered.content).get("predictions") or []
     with store.begin() as session:
-        _update(session.connection(), key, answered)
+        if not _update(session.connection(), key, answered, *_held(key, claim)):
+            return  # another service has the request, because this one stalled
         if drop_deleted(session, predictions) != predictions:
             session.execute(sql.delete(AnsweredRequest).where(AnsweredRequest.key == key.key))
 
 
-def release(store: Store, key: Key) -> None:
+def release(store: Store, key: Key, claim: Claim) -> None:
     """Forget a request that was begun and failed, so that it can be sent again."""
-    own = AnsweredRequest
     with store.begin() as session:
-        session.execute(sql.delete(own).where(own.key == key.key, own.status.is_(None)))
+        session.execute(sql.delete(AnsweredRequest).where(*_held(key, claim)))
+
+
+def _held(key: Key, claim: Claim) -> tuple[sql.ColumnElement[bool], ...]:
+    """The conditions that a request is not answered, and that this claim of it still holds."""
+    own = AnsweredRequest
+    return own.key == key.key, own.began_at == claim.began_at, own.status.is_(None)
 
 
 def add_review(store: Store, key: Key, review: Review, entry: AuditEntry) -> Answered:
@@ -155,9 +162,11 @@ def _insert(connection: sql.Connection, key: Key, moment: float) -> None:
     connection.execute(sql.insert(AnsweredRequest).values(**row))
 
 
-def _update(connection: sql.Connection, key: Key, answered: Answered) -> None:
+def _update(connection: sql.Connection, key: Key, answered: Answered, *conditions: sql.ColumnElement[bool]) -> int:
+    """Write an answer, and return how many requests met the conditions."""
     values = {"status": answered.status, "location": answered.location, "content": answered.content}
-    connection.execute(sql.update(AnsweredRequest).where(AnsweredRequest.key == key.key).values(**values))
+    own = AnsweredRequest
+    return connection.execute(sql.update(own).where(own.key == key.key, *conditions).values(**values)).rowcount
 
 
 def _find(store: Store, key: Key) -> AnsweredRequest | None:
