@@ -67,7 +67,7 @@ def race(spec: BackboneSpec, rounds: int, compiled: bool = False) -> list[tuple[
         for name, engine in (
             ("PyTorch", TorchEngine(backbone, size, "cpu")),
             ("ONNX Runtime", OnnxEngine(graph, "")),
-            ("OpenVINO", OpenVinoEngine(graph, "")),
+            ("OpenVINO", OpenVinoEngine(graph, "", size)),
             ("OpenVINO bf16", ShortEngine(graph, "")),
         ):
             engines[name] = partial(engine.run, images)
