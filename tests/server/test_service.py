@@ -105,8 +105,8 @@ def test_an_internal_error_at_one_image_fails_only_its_own_answer(
     module, _, function = f"pneumoscope.{place}".rpartition(".")
     original, secret = getattr(import_module(module), function), "MUELLER_HANS"
 
-    def fail(*arguments: Any) -> Any:
-        result = original(*arguments)
+    def fail(*arguments: Any, **options: Any) -> Any:
+        result = original(*arguments, **options)
         if any(is_black(getattr(each, "pixels", each)) for each in (arguments[0], result)):
             raise error(secret)
         return result
