@@ -34,6 +34,7 @@ from pneumoscope.cli.tokens import tokens_app
 from pneumoscope.cli.train import SettingsCommand, demo, train
 from pneumoscope.cli.tune import tune
 from pneumoscope.errors import PneumoscopeError, find_missing_extra
+from pneumoscope.training.distributed import find_rank, refuse_several
 
 _TRAINING, _USING, _DATA, _MODELS = "Train and evaluate", "Use a model", "Data", "Models"  # panels of --help
 
@@ -87,6 +88,8 @@ def main() -> None:
     # Idle threads of OpenMP soon sleep instead of spinning: on a busy machine spinning costs several times the work.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     open_streams()
+    if find_rank():  # the first process shows the results of all
+        sys.stdout = open(os.devnull, "w")
     try:
         code = app(standalone_mode=False)
         sys.stdout.flush()
@@ -120,11 +123,16 @@ def main() -> None:
 
 
 @app.callback(invoke_without_command=True)
-def start(version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False) -> None:
+def start(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+) -> None:
     """What all commands share."""
     if version:
         echo(__version__)
         raise typer.Exit
+    if context.invoked_subcommand not in (None, "train"):
+        refuse_several(str(context.invoked_subcommand))
 
 
 def _fail(message: str, code: int) -> NoReturn:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from pneumoscope.auditing.intake import MEASUREMENT, Images, unpack
 from pneumoscope.auditing.measurements import FIELDS
@@ -37,6 +38,7 @@ from pneumoscope.models.backbones import BackboneSpec, find_backbone, load_backb
 from pneumoscope.models.classifier import Backbone
 from pneumoscope.models.onnx_graphs import try_graph
 from pneumoscope.text import counted, were
+from pneumoscope.training.distributed import ALONE, Processes
 from pneumoscope.training.initial import InitialModel, describe_backbone, load_initial
 from pneumoscope.training.settings import Settings
 
@@ -59,6 +61,7 @@ class Setup:
     groups: Mapping[Path, str] | None = None  # of each image's file, if groups are drawn equally often
     left_out: Sequence[Mapping[str, str | int]] = ()  # how many files the data leave out, by reason and class
     test: bool = True  # whether test images are read
+    processes: Processes = ALONE  # which train together
 
     @property
     def changes_backbone(self) -> bool:
@@ -108,13 +111,14 @@ def prepare_computing(setup: Setup) -> Computing:
     return Computing(build_engine(setup.backbone, setup.input.size, setup.device.type, graph), graph)
 
 
-def read(settings: Settings, like: Setup | None = None, test: bool = True) -> Setup:
+def read(settings: Settings, like: Setup | None = None, test: bool = True, processes: Processes = ALONE) -> Setup:
     """Read the samples, split them and load the backbone, so that errors show before anything is written.
 
     Args:
         settings: of the run.
         like: another run, whose training leaves the backbone as it is; this one then shares it.
         test: whether test images are to be read, too.
+        processes: which train together.
 
     Raises:
         UsageError: settings that do not suit the data or the backbone.
@@ -123,7 +127,31 @@ def read(settings: Settings, like: Setup | None = None, test: bool = True) -> Se
     """
     check_stated(settings)
     samples, drawn, left_out = _read_samples(settings)
-    return replace(prepare_setup(settings, samples, like), drawn=drawn, left_out=left_out, test=test)
+    setup = prepare_setup(settings, samples, like)
+    check_processes(setup, processes)
+    return replace(setup, drawn=drawn, left_out=left_out, test=test, processes=processes)
+
+
+def check_processes(setup: Setup, processes: Processes) -> None:
+    """Refuse settings that several processes cannot train with.
+
+    Raises:
+        UsageError: each process needs an image of each batch, and batch norms that learn need whole batches.
+    """
+    n, optimisation, network = processes.size, setup.settings.optimisation, setup.settings.network
+    if optimisation.batch_size < n:
+        raise UsageError(
+            f"{n} processes share each batch, but {optimisation.batch_size} is fewer than one image for each. "
+            f"Choose {n} or more, or start fewer processes.",
+            "batch_size",
+        )
+    learns = network.train_backbone and not network.freeze_batchnorm
+    if n > 1 and learns and any(isinstance(each, _BatchNorm) for each in setup.backbone.modules()):
+        raise UsageError(
+            f"the batch norms of {setup.spec.name} learn from whole batches, but each of {n} processes has a share "
+            "only. Pass `freeze_batchnorm=True`, or train in one process.",
+            "freeze_batchnorm",
+        )
 
 
 def prepare_setup(settings: Settings, samples: Sequence[Sample], like: Setup | None = None) -> Setup:
@@ -167,7 +195,7 @@ def extract(setup: Setup, cache: FeatureCache, progress: Progress, computing: Co
         DataError: a split lacks a class after unreadable images were left out.
     """
     samples = [sample for sample in setup.samples if setup.test or sample.split != "test"]
-    n = len(samples)
+    n, processes = len(samples), setup.processes
     computing = computing or prepare_computing(setup)
     engine, graph = computing.engine, computing.graph
     measurement = MEASUREMENT if setup.settings.data.audit else None
@@ -175,10 +203,13 @@ def extract(setup: Setup, cache: FeatureCache, progress: Progress, computing: Co
     for split in SPLITS:
         places = [i for i in range(n) if samples[i].split == split]
         wanted = Wanted(mirror=split == "train", measurement=measurement)
-        extracting = extract_features([samples[i] for i in places], engine, setup.input, wanted, cache)
-        for place, extracted in zip(places, extracting, strict=True):
-            extracts[place] = extracted
-            progress("Features", len(extracts), n)
+        own: list[Extract] = []
+        for extracted in extract_features(
+            [samples[i] for i in processes.share(places)], engine, setup.input, wanted, cache
+        ):
+            own.append(extracted)
+            progress("Features", min(n, len(extracts) + len(own) * processes.size), n)
+        extracts |= zip(places, processes.gather(own), strict=True)
     ordered = [extracts[i] for i in range(n)]
     measured = np.zeros(n, FIELDS)
     for i, each in enumerate(ordered):
@@ -211,10 +242,10 @@ def extract_again(
     mild = full.halve_geometry()
     extracted = {}
     for name, augmentations in (("train", [mild, full]), ("val", [mild] * copies)):
-        extracted[name] = extract_split(splits[name], engine, setup.input, cache)
+        extracted[name] = extract_split(splits[name], engine, setup.input, cache, processes=setup.processes)
         if copies:
             extracted[name] = add_augmented(
-                extracted[name], engine, setup.input, augmentations, setup.settings.run.seed, progress
+                extracted[name], engine, setup.input, augmentations, setup.settings.run.seed, progress, setup.processes
             )
     return extracted
 
@@ -225,13 +256,15 @@ def extract_split(
     spec: InputSpec,
     cache: FeatureCache | None = None,
     remedy: str = "restore it, and continue with `resume=True`",
+    processes: Processes = ALONE,
 ) -> Split:
     """Extract the features of the same images with another engine; `remedy` is for those that cannot be read.
 
     Raises:
         DataError: an image can no longer be read.
     """
-    extracts = list(extract_features(split.samples, engine, spec, cache=cache))
+    own = processes.share(split.samples)
+    extracts = processes.gather(list(extract_features(own, engine, spec, cache=cache)))
     if errors := [str(each.error) for each in extracts if each.error]:
         raise DataError(f"{errors[0]} It could be read before: {remedy}.")
     features, intermediate = stack_features(extracts)
@@ -245,27 +278,29 @@ def add_augmented(
     augmentations: Sequence[Augmentation],
     seed: int,
     progress: Progress = lambda *_: None,
+    processes: Processes = ALONE,
 ) -> Split:
     """Add the features of augmented copies of each image, one for each of `augmentations`.
 
     The seed and the image's place in the split fix its copies.
     """
-    features, intermediate, done, n, count = [], [], 0, len(split.samples), len(augmentations)
+    places, count = processes.share(range(len(split.samples))), len(augmentations)
     copies = prefetch(  # epochs of training are numbered from 1, so that 0 is free as a seed
-        lambda place: _augment(split.samples[place], spec, augmentations, (seed, 0, place)), range(n)
+        lambda place: _augment(split.samples[place], spec, augmentations, (seed, 0, place)), places
     )
+    own: list[tuple[Floats, Floats]] = []  # features (count, D) and intermediate features (count, E) of each image
     while batch := list(islice(copies, max(1, engine.batch_size // count))):
         output = engine.run(np.concatenate(batch))
-        features.append(output.features)
-        intermediate.append(output.intermediate)
-        done += len(batch)
-        progress("Augmented copies", done, n)
+        own += [
+            (output.features[i : i + count], output.intermediate[i : i + count])
+            for i in range(0, len(batch) * count, count)
+        ]
+        progress("Augmented copies", len(own), len(places))
+    features, intermediate = map(np.stack, zip(*processes.gather(own), strict=True))
     return replace(
         split,
-        features=np.concatenate([split.features[:, :1], np.concatenate(features).reshape(n, count, -1)], axis=1),
-        intermediate=np.concatenate(
-            [split.intermediate[:, :1], np.concatenate(intermediate).reshape(n, count, -1)], axis=1
-        ),
+        features=np.concatenate([split.features[:, :1], features], axis=1),
+        intermediate=np.concatenate([split.intermediate[:, :1], intermediate], axis=1),
     )
 
 

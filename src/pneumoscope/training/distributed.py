@@ -1,0 +1,199 @@
+"""Training in several processes, which `torchrun` starts: who does which share, and how the shares come together."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pneumoscope.errors import PneumoscopeError, UsageError
+
+if TYPE_CHECKING:
+    import torch.distributed as dist
+    from torch import nn
+
+Item = TypeVar("Item")
+
+# Others wait while the first process checks data or evaluates. A process that dies breaks its connections, and no other
+# one waits for it.
+_PATIENCE = timedelta(hours=12)
+_MEETING = timedelta(minutes=15)  # until all processes must have started
+_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The processes that train together. A single one is the first of one: its share is everything."""
+
+    rank: int = 0  # the number of this process
+    size: int = 1  # how many there are
+    gpus: dist.ProcessGroup | None = None  # connects their GPUs, if each has one of its own
+    launch: str = ""  # names the call of `torchrun` that started them, even if it starts them again
+    again: bool = False  # whether it started them again, after a failure
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the first process: only it reads the dataset, writes the run and shows anything."""
+        return self.rank == 0
+
+    def share(self, items: Sequence[Item]) -> Sequence[Item]:
+        """The items that this process works on."""
+        return items[self.rank :: self.size]
+
+    def gather(self, own: Sequence[Item]) -> list[Item]:
+        """What all processes made of their shares, in the order of the items."""
+        if self.size == 1:
+            return list(own)
+        import torch.distributed as dist
+
+        parts: list[Any] = [None] * self.size
+        dist.all_gather_object(parts, list(own))
+        gathered: list[Any] = [None] * sum(map(len, parts))
+        for rank, part in enumerate(parts):
+            gathered[rank :: self.size] = part
+        return gathered
+
+    def once(self, make: Callable[[], Item]) -> Item:
+        """Call a function in the first process, and give its result in all of them."""
+        if not self.leads:
+            result: Item = self.hear()
+            return result
+        result = make()
+        self.tell(result)
+        return result
+
+    def tell(self, message: Any) -> None:
+        """Tell the other processes, of which each must `hear`; only for the first one."""
+        if self.size > 1:
+            import torch.distributed as dist
+
+            dist.broadcast_object_list([message])
+
+    def hear(self) -> Any:
+        """Wait for what the first process will `tell`."""
+        import torch.distributed as dist
+
+        messages = [None]
+        dist.broadcast_object_list(messages)
+        return messages[0]
+
+    def sum(self, *values: float) -> list[float]:
+        """Sums over all processes."""
+        if self.size == 1:
+            return list(values)
+        import torch
+        import torch.distributed as dist
+
+        total = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(total)
+        return total.tolist()
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """A model with the same weights whose gradients are the means over all processes."""
+        if self.size == 1:
+            return model
+        from torch.nn.parallel import DistributedDataParallel
+
+        on_gpu = next(model.parameters()).is_cuda
+        return DistributedDataParallel(model, process_group=self.gpus if on_gpu else None, static_graph=True)
+
+
+ALONE = Processes()
+
+
+def find_rank() -> int:
+    """The number of this process among those that `torchrun` started; 0 without it."""
+    return int(os.environ["RANK"]) if _is_one_of_several() else 0
+
+
+def _is_one_of_several() -> bool:
+    return all(os.environ.get(name) for name in _VARIABLES) and os.environ["WORLD_SIZE"] != "1"
+
+
+def refuse_several(command: str) -> None:
+    """Refuse a command that several processes would only do several times; only the first one says so.
+
+    Raises:
+        UsageError: `torchrun` started several processes.
+    """
+    if _is_one_of_several():
+        if find_rank():
+            raise SystemExit(UsageError.exit_code)
+        raise UsageError(f"`{command}` runs in one process, and only `train` in several. Start it without `torchrun`.")
+
+
+@contextmanager
+def join() -> Iterator[Processes]:
+    """Meet the other processes that `torchrun` started; without it, this one is alone.
+
+    If one fails, all end: the first that fails raises its error, and the others exit silently with its code.
+
+    Raises:
+        PneumoscopeError: the others cannot be reached, or one of them was killed.
+    """
+    if not _is_one_of_several():
+        yield ALONE
+        return
+    import torch.distributed as dist
+
+    try:
+        store, rank, size = next(dist.rendezvous("env://", timeout=_MEETING))
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=_PATIENCE)
+    except (RuntimeError, ValueError, OSError) as problem:
+        raise PneumoscopeError(
+            f"The {os.environ['WORLD_SIZE']} processes that torchrun started could not meet at "
+            f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}: {problem}"
+        ) from None
+    try:
+        yield _describe(rank, size)
+    except BaseException as problem:
+        _end_together(problem, store)
+        raise
+    dist.destroy_process_group()
+
+
+def _describe(rank: int, size: int) -> Processes:
+    import torch
+    import torch.distributed as dist
+
+    local, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+    own: list[bool | None] = [None] * size
+    dist.all_gather_object(own, local < count)
+    if local < count:
+        torch.cuda.set_device(local)
+    gpus = dist.new_group(backend="nccl", timeout=_PATIENCE) if all(own) else None
+    launch = f"{os.environ.get('TORCHELASTIC_RUN_ID')} {socket.gethostname()} {os.getppid()}"
+    again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT") or 0) > 0
+    return Processes(rank, size, gpus, launch, again)
+
+
+def _end_together(problem: BaseException, store: dist.Store) -> None:
+    """Return if this process is the first that failed; else exit.
+
+    Raises:
+        PneumoscopeError: another process was killed, so that it could not say why.
+    """
+    code = problem.exit_code if isinstance(problem, PneumoscopeError) else 1
+    if isinstance(problem, KeyboardInterrupt):
+        code = 130
+    try:
+        if store.add("pneumoscope failed", 1) > 1:
+            raise SystemExit(int(store.get("pneumoscope code")))
+        store.set("pneumoscope code", str(code))
+    except RuntimeError:  # the store is gone
+        pass
+    if isinstance(problem, RuntimeError) and _lost_connection(problem):
+        raise PneumoscopeError(
+            f"Another process of this training has ended, or cannot be reached ({problem}). Start all of them again "
+            "with `resume=True`."
+        ) from None
+
+
+def _lost_connection(problem: RuntimeError) -> bool:
+    import torch.distributed as dist
+
+    return isinstance(problem, dist.DistError) or "gloo" in str(problem)
