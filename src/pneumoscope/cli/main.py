@@ -88,13 +88,13 @@ def main() -> None:
     # Idle threads of OpenMP soon sleep instead of spinning: on a busy machine spinning costs several times the work.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     open_streams()
-    if find_rank():  # the first process shows the results of all
-        sys.stdout = open(os.devnull, "w")
     try:
         code = app(standalone_mode=False)
         sys.stdout.flush()
         sys.exit(code)
     except TyperException as problem:  # the command line cannot be parsed
+        if find_rank():  # the first of several processes says so
+            sys.exit(problem.exit_code)
         _fail(describe_parsing(problem), problem.exit_code)
     except SystemExit as ended:
         if isinstance(ended.__context__, BrokenPipeError):  # nobody reads the output any more; Click's code is 1

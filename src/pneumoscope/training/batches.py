@@ -79,7 +79,7 @@ class Batch(NamedTuple):
     inputs: Tensor  # float32 (B, ...)
     targets: Tensor  # (B,) class indices
     # B, or 0 if the batch has fewer images than there are processes: every process needs an image to take part
-    count: int
+    counted: int
     weight: float  # of its mean loss: the mean over all processes is then that of the whole batch
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from pneumoscope.auditing.intake import MEASUREMENT, Images, unpack
 from pneumoscope.auditing.measurements import FIELDS
@@ -31,14 +30,14 @@ from pneumoscope.images.prepare import InputSpec
 from pneumoscope.images.read import Reading
 from pneumoscope.inference.cache import FeatureCache
 from pneumoscope.inference.engines import Engine, build_engine
-from pneumoscope.inference.features import Extract, Wanted, extract_features, read_inputs
+from pneumoscope.inference.features import Extract, Wanted, extract_features, keep_features, read_inputs
 from pneumoscope.inference.prediction import count_warnings
 from pneumoscope.inference.runtimes import choose_device
 from pneumoscope.models.backbones import BackboneSpec, find_backbone, load_backbone, resize_input, try_backbone
 from pneumoscope.models.classifier import Backbone
 from pneumoscope.models.onnx_graphs import try_graph
 from pneumoscope.text import counted, were
-from pneumoscope.training.distributed import ALONE, Processes
+from pneumoscope.training.distributed import ALONE, Processes, check_processes
 from pneumoscope.training.initial import InitialModel, describe_backbone, load_initial
 from pneumoscope.training.settings import Settings
 
@@ -132,28 +131,6 @@ def read(settings: Settings, like: Setup | None = None, test: bool = True, proce
     return replace(setup, drawn=drawn, left_out=left_out, test=test, processes=processes)
 
 
-def check_processes(setup: Setup, processes: Processes) -> None:
-    """Refuse settings that several processes cannot train with.
-
-    Raises:
-        UsageError: each process needs an image of each batch, and batch norms that learn need whole batches.
-    """
-    n, optimisation, network = processes.size, setup.settings.optimisation, setup.settings.network
-    if optimisation.batch_size < n:
-        raise UsageError(
-            f"{n} processes share each batch, but {optimisation.batch_size} is fewer than one image for each. "
-            f"Choose {n} or more, or start fewer processes.",
-            "batch_size",
-        )
-    learns = network.train_backbone and not network.freeze_batchnorm
-    if n > 1 and learns and any(isinstance(each, _BatchNorm) for each in setup.backbone.modules()):
-        raise UsageError(
-            f"the batch norms of {setup.spec.name} learn from whole batches, but each of {n} processes has a share "
-            "only. Pass `freeze_batchnorm=True`, or train in one process.",
-            "freeze_batchnorm",
-        )
-
-
 def prepare_setup(settings: Settings, samples: Sequence[Sample], like: Setup | None = None) -> Setup:
     """Load the backbone for samples that have been read and split; see `read`."""
     classes, positive = find_classes(samples, settings.data.positive)
@@ -185,7 +162,9 @@ def set_up(settings: Settings, samples: Sequence[Sample], classes: tuple[str, ..
     return Setup(resolved, samples, classes, spec, backbone.eval(), input_spec, device, initial=initial)
 
 
-def extract(setup: Setup, cache: FeatureCache, progress: Progress, computing: Computing | None = None) -> Extracted:
+def extract(
+    setup: Setup, cache: FeatureCache | None, progress: Progress, computing: Computing | None = None
+) -> Extracted:
     """Extract the features of all images with the pretrained backbone; unreadable files are left out and noted.
 
     Test images are included unless the setup leaves them out: the data's fingerprint covers their content, and
@@ -203,13 +182,15 @@ def extract(setup: Setup, cache: FeatureCache, progress: Progress, computing: Co
     for split in SPLITS:
         places = [i for i in range(n) if samples[i].split == split]
         wanted = Wanted(mirror=split == "train", measurement=measurement)
+        sources = [samples[i] for i in processes.share(places)]
         own: list[Extract] = []
-        for extracted in extract_features(
-            [samples[i] for i in processes.share(places)], engine, setup.input, wanted, cache
-        ):
+        for extracted in extract_features(sources, engine, setup.input, wanted, cache):
             own.append(extracted)
-            progress("Features", min(n, len(extracts) + len(own) * processes.size), n)
-        extracts |= zip(places, processes.gather(own), strict=True)
+            progress("Features", len(extracts) + min(len(own) * processes.size, len(places)), n)
+        gathered = processes.gather(own)
+        if processes.leads and processes.size > 1:
+            keep_features(gathered, engine, setup.input, wanted, cache)
+        extracts |= zip(places, gathered, strict=True)
     ordered = [extracts[i] for i in range(n)]
     measured = np.zeros(n, FIELDS)
     for i, each in enumerate(ordered):

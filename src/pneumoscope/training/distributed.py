@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -13,10 +13,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pneumoscope.errors import PneumoscopeError, UsageError
 
 if TYPE_CHECKING:
-    import torch.distributed as dist
+    from numpy.typing import NDArray
     from torch import nn
+    from torch._C._distributed_c10d import ProcessGroup, Store
+
+    from pneumoscope.training.data import Setup
 
 Item = TypeVar("Item")
+Items = TypeVar("Items", bound="Sequence[Any] | NDArray[Any]")
 
 # Others wait while the first process checks data or evaluates. A process that dies breaks its connections, and no other
 # one waits for it.
@@ -31,7 +35,7 @@ class Processes:
 
     rank: int = 0  # the number of this process
     size: int = 1  # how many there are
-    gpus: dist.ProcessGroup | None = None  # connects their GPUs, if each has one of its own
+    gpus: ProcessGroup | None = None  # connects their GPUs, if each has one of its own
     launch: str = ""  # names the call of `torchrun` that started them, even if it starts them again
     again: bool = False  # whether it started them again, after a failure
 
@@ -40,9 +44,9 @@ class Processes:
         """Whether this is the first process: only it reads the dataset, writes the run and shows anything."""
         return self.rank == 0
 
-    def share(self, items: Sequence[Item]) -> Sequence[Item]:
+    def share(self, items: Items) -> Items:
         """The items that this process works on."""
-        return items[self.rank :: self.size]
+        return items[self.rank :: self.size]  # type: ignore[return-value]
 
     def gather(self, own: Sequence[Item]) -> list[Item]:
         """What all processes made of their shares, in the order of the items."""
@@ -126,6 +130,30 @@ def refuse_several(command: str) -> None:
         raise UsageError(f"`{command}` runs in one process, and only `train` in several. Start it without `torchrun`.")
 
 
+def check_processes(setup: Setup, processes: Processes) -> None:
+    """Refuse settings that several processes cannot train with.
+
+    Raises:
+        UsageError: each process needs an image of each batch, and batch norms that learn need whole batches.
+    """
+    from torch.nn.modules.batchnorm import _BatchNorm
+
+    n, optimisation, network = processes.size, setup.settings.optimisation, setup.settings.network
+    if optimisation.batch_size < n:
+        raise UsageError(
+            f"{n} processes share each batch, but {optimisation.batch_size} is fewer than one image for each. "
+            f"Choose {n} or more, or start fewer processes.",
+            "batch_size",
+        )
+    learns = network.train_backbone and not network.freeze_batchnorm
+    if n > 1 and learns and any(isinstance(each, _BatchNorm) for each in setup.backbone.modules()):
+        raise UsageError(
+            f"the batch norms of {setup.spec.name} learn from whole batches, but each of {n} processes has a share "
+            "only. Pass `freeze_batchnorm=True`, or train in one process.",
+            "freeze_batchnorm",
+        )
+
+
 @contextmanager
 def join() -> Iterator[Processes]:
     """Meet the other processes that `torchrun` started; without it, this one is alone.
@@ -139,9 +167,10 @@ def join() -> Iterator[Processes]:
         yield ALONE
         return
     import torch.distributed as dist
+    from torch.distributed.rendezvous import rendezvous
 
     try:
-        store, rank, size = next(dist.rendezvous("env://", timeout=_MEETING))
+        store, rank, size = next(rendezvous("env://", timeout=_MEETING))
         dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=_PATIENCE)
     except (RuntimeError, ValueError, OSError) as problem:
         raise PneumoscopeError(
@@ -151,8 +180,9 @@ def join() -> Iterator[Processes]:
     try:
         yield _describe(rank, size)
     except BaseException as problem:
-        _end_together(problem, store)
+        _end_together(problem, store, rank)
         raise
+    dist.barrier()  # what was told has arrived
     dist.destroy_process_group()
 
 
@@ -165,13 +195,13 @@ def _describe(rank: int, size: int) -> Processes:
     dist.all_gather_object(own, local < count)
     if local < count:
         torch.cuda.set_device(local)
-    gpus = dist.new_group(backend="nccl", timeout=_PATIENCE) if all(own) else None
+    gpus: Any = dist.new_group(backend="nccl", timeout=_PATIENCE) if all(own) else None
     launch = f"{os.environ.get('TORCHELASTIC_RUN_ID')} {socket.gethostname()} {os.getppid()}"
     again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT") or 0) > 0
     return Processes(rank, size, gpus, launch, again)
 
 
-def _end_together(problem: BaseException, store: dist.Store) -> None:
+def _end_together(problem: BaseException, store: Store, rank: int) -> None:
     """Return if this process is the first that failed; else exit.
 
     Raises:
@@ -180,12 +210,11 @@ def _end_together(problem: BaseException, store: dist.Store) -> None:
     code = problem.exit_code if isinstance(problem, PneumoscopeError) else 1
     if isinstance(problem, KeyboardInterrupt):
         code = 130
-    try:
-        if store.add("pneumoscope failed", 1) > 1:
-            raise SystemExit(int(store.get("pneumoscope code")))
-        store.set("pneumoscope code", str(code))
-    except RuntimeError:  # the store is gone
-        pass
+    own = f"{rank} {code}"
+    with suppress(RuntimeError):  # the store may be gone, too
+        first = store.compare_set("pneumoscope failure", "", own).decode()
+        if first != own:
+            raise SystemExit(int(first.split()[1]))
     if isinstance(problem, RuntimeError) and _lost_connection(problem):
         raise PneumoscopeError(
             f"Another process of this training has ended, or cannot be reached ({problem}). Start all of them again "

@@ -97,7 +97,8 @@ def fit(model: nn.Module, batches: Batches, settings: Settings, phase: Phase) ->
         if state.finished:
             break
         with _without_compiler():
-            seed_torch(settings.run.seed * 1_000_003 + epoch)  # for dropout, where a backbone has it
+            # For dropout, where a backbone has it: other draws in each epoch and each process.
+            seed_torch(settings.run.seed * 1_000_003 + epoch + (batches.processes.rank << 53))
             row = _run_epoch(parts, batches, settings.optimisation, phase, epoch)
             if not math.isfinite(row["train_loss"] + row["val_loss"]):
                 raise DataError(f"{phase.name}, epoch {epoch}: the loss is not finite. Lower the learning rate (`lr`).")
@@ -208,12 +209,12 @@ def _run_epoch(parts: _Parts, batches: Batches, settings: OptimisationSettings, 
             logits = _forward(parts.shared, batch.inputs, settings.precision)
             loss = compute_loss(logits, batch.targets, phase.class_weights)
             parts.optimizer.zero_grad(set_to_none=True)
-            (loss * batch.weight).backward()
+            (loss * batch.weight).backward()  # type: ignore[no-untyped-call]
             parts.optimizer.step()
             if parts.averaged is not None:
                 parts.averaged.update_parameters(parts.model)
-            total += float(loss.detach()) * batch.count
-            count += batch.count
+            total += float(loss.detach()) * batch.counted
+            count += batch.counted
         val_loss, val_accuracy = _validate(parts.validated, batches, phase.val_class_weights, settings.precision)
     total, images = batches.processes.sum(total, count)
     return {**row, "train_loss": total / images, "val_loss": val_loss, "val_accuracy": val_accuracy}

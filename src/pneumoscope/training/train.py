@@ -155,7 +155,7 @@ def train(
 
 def assist(processes: Processes, cache: FeatureCache | bool) -> Run:
     """Do a share of the first process's work, and give its run; this is all that the other processes do."""
-    with hush(), open_cache(cache) as opened, opened or FeatureCache(Path(":memory:")) as features:
+    with hush(), open_cache(cache) as features:
         if (told := processes.hear()) is not None:
             settings, samples, test = told
             setup = replace(prepare_setup(settings, samples), test=test, processes=processes)
