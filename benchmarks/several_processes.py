@@ -43,9 +43,8 @@ def main() -> None:
     data, *options = sys.argv[1:]
     with tempfile.TemporaryDirectory() as folder:
         runs = {size: Path(folder) / str(size) for size in SIZES}
-        print(
-            "| processes | seconds | epochs | losses | weights | probabilities |\n| --- | --- | --- | --- | --- | --- |"
-        )
+        print("| processes | seconds | epochs | losses | weights | probabilities |")
+        print("| --- " * 6 + "|")
         for size, run in runs.items():
             seconds = train(size, data, options, run)
             history = [read_columns(each / "history.csv", "train_loss", "val_loss") for each in (run, runs[1])]
@@ -54,9 +53,8 @@ def main() -> None:
             trained = [name for name in weights if name.startswith(("head.", "backbone."))]
             pairs = [history, tested, *([weights[name].astype(float), others[name]] for name in trained)]
             losses, probabilities, *rest = (float(np.abs(one - other).max()) for one, other in pairs)
-            print(
-                f"| {size} | {seconds:.1f} | {len(history[0])} | {losses:.1e} | {max(rest):.1e} | {probabilities:.1e} |"
-            )
+            differences = " | ".join(f"{each:.1e}" for each in (losses, max(rest), probabilities))
+            print(f"| {size} | {seconds:.1f} | {len(history[0])} | {differences} |", flush=True)
 
 
 if __name__ == "__main__":

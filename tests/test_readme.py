@@ -57,10 +57,8 @@ def test_the_examples_of_a_page_work(
             continue
         for line, calls in read_commands(block):
             if line.startswith("torchrun "):
-                ended = subprocess.run(
-                    [sys.executable, "-m", "torch.distributed.run", *shlex.split(line)[1:]], check=False
-                )
-                assert ended.returncode == 0, line
+                words = [sys.executable, "-m", "torch.distributed.run", *shlex.split(line)[1:]]
+                assert subprocess.run(words, check=False).returncode == 0, line
             elif line.startswith("pneumoscope serve"):
                 serve(line, calls)
             elif line.startswith("pneumoscope dicom node"):

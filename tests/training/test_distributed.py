@@ -139,7 +139,7 @@ def test_an_image_that_one_process_cannot_read_is_left_out_as_by_one_process(ima
 
 def test_all_processes_end_with_the_error_of_one(images: Path, tmp_path: Path) -> None:
     data, run = Path(shutil.copytree(images, tmp_path / "data")), tmp_path / "run"
-    lost = sorted((data / "train" / "PNEUMONIA").iterdir())[0]
+    lost = min((data / "train" / "PNEUMONIA").iterdir())
     words = ["train", data, "--out", run, *flags("finetune"), "--epochs", 200]
     with processes(4, words, tmp_path / "logs") as started:
         wait_for(run / "checkpoints" / "finetune.pt", started)
