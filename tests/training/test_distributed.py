@@ -27,7 +27,8 @@ from processes import Started, start_command
 TOLERANCE = 1e-4
 RECIPES: dict[str, dict[str, Any]] = {
     "baseline": {"epochs": 12},
-    # At the recipe's own rates, rounding grows tenfold with each step on so few images, also in one process (docs/log.md).
+    # At the recipe's own rates, rounding grows about tenfold with each step on so few images, also in one process
+    # (docs/log.md).
     "finetune": {"epochs": 3, "warmup_epochs": 2, "precision": "float32", "lr": 1e-4, "backbone_lr": 3e-5},
 }
 
