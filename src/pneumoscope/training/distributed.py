@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pneumoscope.errors import PneumoscopeError, UsageError
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
     from numpy.typing import NDArray
     from torch import nn
     from torch._C._distributed_c10d import ProcessGroup, Store
@@ -24,8 +24,8 @@ Items = TypeVar("Items", bound="Sequence[Any] | NDArray[Any]")
 
 # Others wait while the first process checks data or evaluates. A process that dies breaks its connections, and no other
 # one waits for it.
-_PATIENCE = timedelta(hours=12)
-_MEETING = timedelta(minutes=15)  # until all processes must have started
+_PATIENCE = 12 * 3600  # seconds
+_MEETING = 900  # seconds until all processes must have started
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -166,19 +166,22 @@ def join() -> Iterator[Processes]:
     if not _is_one_of_several():
         yield ALONE
         return
+    from datetime import timedelta
+
     import torch.distributed as dist
     from torch.distributed.rendezvous import rendezvous
 
+    patience = timedelta(seconds=_PATIENCE)
     try:
-        store, rank, size = next(rendezvous("env://", timeout=_MEETING))
-        dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=_PATIENCE)
+        store, rank, size = next(rendezvous("env://", timeout=timedelta(seconds=_MEETING)))
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=patience)
     except (RuntimeError, ValueError, OSError) as problem:
         raise PneumoscopeError(
             f"The {os.environ['WORLD_SIZE']} processes that torchrun started could not meet at "
             f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}: {problem}"
         ) from None
     try:
-        yield _describe(rank, size)
+        yield _describe(rank, size, patience)
     except BaseException as problem:
         _end_together(problem, store, rank)
         raise
@@ -186,7 +189,9 @@ def join() -> Iterator[Processes]:
     dist.destroy_process_group()
 
 
-def _describe(rank: int, size: int) -> Processes:
+def _describe(rank: int, size: int, patience: timedelta) -> Processes:
+    import socket
+
     import torch
     import torch.distributed as dist
 
@@ -195,7 +200,7 @@ def _describe(rank: int, size: int) -> Processes:
     dist.all_gather_object(own, local < count)
     if local < count:
         torch.cuda.set_device(local)
-    gpus: Any = dist.new_group(backend="nccl", timeout=_PATIENCE) if all(own) else None
+    gpus: Any = dist.new_group(backend="nccl", timeout=patience) if all(own) else None
     launch = f"{os.environ.get('TORCHELASTIC_RUN_ID')} {socket.gethostname()} {os.getppid()}"
     again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT") or 0) > 0
     return Processes(rank, size, gpus, launch, again)
