@@ -18,7 +18,7 @@ from unittest import mock
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from torch.distributed import TCPStore
+from torch._C._distributed_c10d import TCPStore
 
 from commands import Command
 from pneumoscope.training.train import train
