@@ -127,7 +127,7 @@ def read(settings: Settings, like: Setup | None = None, test: bool = True, proce
     check_stated(settings)
     samples, drawn, left_out = _read_samples(settings)
     setup = prepare_setup(settings, samples, like)
-    check_processes(setup, processes)
+    check_processes(processes, setup.settings, setup.backbone)
     return replace(setup, drawn=drawn, left_out=left_out, test=test, processes=processes)
 
 

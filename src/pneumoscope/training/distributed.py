@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
     from torch._C._distributed_c10d import ProcessGroup, Store
 
-    from pneumoscope.training.data import Setup
+    from pneumoscope.training.settings import Settings
 
 Item = TypeVar("Item")
 Items = TypeVar("Items", bound="Sequence[Any] | NDArray[Any]")
@@ -130,7 +130,7 @@ def refuse_several(command: str) -> None:
         raise UsageError(f"`{command}` runs in one process, and only `train` in several. Start it without `torchrun`.")
 
 
-def check_processes(setup: Setup, processes: Processes) -> None:
+def check_processes(processes: Processes, settings: Settings, backbone: nn.Module) -> None:
     """Refuse settings that several processes cannot train with.
 
     Raises:
@@ -138,7 +138,7 @@ def check_processes(setup: Setup, processes: Processes) -> None:
     """
     from torch.nn.modules.batchnorm import _BatchNorm
 
-    n, optimisation, network = processes.size, setup.settings.optimisation, setup.settings.network
+    n, optimisation, network = processes.size, settings.optimisation, settings.network
     if optimisation.batch_size < n:
         raise UsageError(
             f"{n} processes share each batch, but {optimisation.batch_size} is fewer than one image for each. "
@@ -146,9 +146,9 @@ def check_processes(setup: Setup, processes: Processes) -> None:
             "batch_size",
         )
     learns = network.train_backbone and not network.freeze_batchnorm
-    if n > 1 and learns and any(isinstance(each, _BatchNorm) for each in setup.backbone.modules()):
+    if n > 1 and learns and any(isinstance(each, _BatchNorm) for each in backbone.modules()):
         raise UsageError(
-            f"the batch norms of {setup.spec.name} learn from whole batches, but each of {n} processes has a share "
+            f"the batch norms of {network.backbone} learn from whole batches, but each of {n} processes has a share "
             "only. Pass `freeze_batchnorm=True`, or train in one process.",
             "freeze_batchnorm",
         )

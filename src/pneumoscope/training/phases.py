@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -20,6 +20,16 @@ from pneumoscope.training.batches import Batches, Draw, FeatureBatches, ImageBat
 from pneumoscope.training.data import Setup, Split
 from pneumoscope.training.loop import Phase, Row, choose_precision, fit
 from pneumoscope.training.settings import Settings
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained network."""
+
+    head: nn.Linear  # its last layer; the backbone is that of the setup, trained in place
+    history: Sequence[Row]  # a row for each epoch
+    best: Row  # the row of the epoch that was kept
+    graph: bytes | None  # the backbone in ONNX, if it can be written so
 
 
 def run_phases(

@@ -6,7 +6,7 @@ import shlex
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pneumoscope import __version__
 from pneumoscope.auditing.intake import Images
@@ -18,10 +18,8 @@ from pneumoscope.models.lineage import describe_lineage
 from pneumoscope.models.model_folder import Model
 from pneumoscope.training.data import Setup
 from pneumoscope.training.decisions import FittedDecisions
+from pneumoscope.training.phases import Trained
 from pneumoscope.training.settings import Settings, flatten
-
-if TYPE_CHECKING:
-    from pneumoscope.training.train import Trained
 
 
 def describe_model(setup: Setup, images: Images, trained: Trained, decisions: FittedDecisions) -> Model:

@@ -8,12 +8,11 @@ import shutil
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
-from torch import nn
 
 from pneumoscope.config import Progress, checked, silent
 from pneumoscope.datasets.sources import find_sources
@@ -48,7 +47,7 @@ from pneumoscope.training.decisions import FittedDecisions, fit_decisions
 from pneumoscope.training.distributed import ALONE, Processes, join
 from pneumoscope.training.idle import log_idle
 from pneumoscope.training.loop import Row, seed_torch
-from pneumoscope.training.phases import run_phases, try_precisions
+from pneumoscope.training.phases import Trained, run_phases, try_precisions
 from pneumoscope.training.record import is_whole, load_remarks, record_digests, save_remarks, was_begun_by
 from pneumoscope.training.remarks import Remarks, check_data, log_data
 from pneumoscope.training.run import Callback
@@ -72,16 +71,6 @@ _NOT_TESTED = (
     "The test split was not read (`test=False`). All metrics are those of the validation split, which decided when "
     "training stopped and to which the decisions were fitted: expect lower ones on other images."
 )
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A trained network."""
-
-    head: nn.Linear  # its last layer; the backbone is that of the setup, trained in place
-    history: Sequence[Row]  # a row for each epoch
-    best: Row  # the row of the epoch that was kept
-    graph: bytes | None  # the backbone in ONNX, if it can be written so
 
 
 @checked
