@@ -36,8 +36,7 @@ class Processes:
     rank: int = 0  # the number of this process
     size: int = 1  # how many there are
     gpus: ProcessGroup | None = None  # connects their GPUs, if each has one of its own
-    launch: str = ""  # names the call of `torchrun` that started them, even if it starts them again
-    again: bool = False  # whether it started them again, after a failure
+    launch: str = ""  # names the call of `torchrun` that started them, perhaps again after a failure
 
     @property
     def leads(self) -> bool:
@@ -169,11 +168,14 @@ def join() -> Iterator[Processes]:
     from datetime import timedelta
 
     import torch.distributed as dist
+    from torch._C._distributed_c10d import PrefixStore
     from torch.distributed.rendezvous import rendezvous
 
     patience = timedelta(seconds=_PATIENCE)
     try:
-        store, rank, size = next(rendezvous("env://", timeout=timedelta(seconds=_MEETING)))
+        base, rank, size = next(rendezvous("env://", timeout=timedelta(seconds=_MEETING)))
+        # What earlier processes wrote remains there when `torchrun` starts them again (torch 2.15).
+        store = PrefixStore(f"pneumoscope {os.environ.get('TORCHELASTIC_RESTART_COUNT')}", base)
         dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=patience)
     except (RuntimeError, ValueError, OSError) as problem:
         raise PneumoscopeError(
@@ -201,9 +203,9 @@ def _describe(rank: int, size: int, patience: timedelta) -> Processes:
     if local < count:
         torch.cuda.set_device(local)
     gpus: Any = dist.new_group(backend="nccl", timeout=patience) if all(own) else None
-    launch = f"{os.environ.get('TORCHELASTIC_RUN_ID')} {socket.gethostname()} {os.getppid()}"
-    again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT") or 0) > 0
-    return Processes(rank, size, gpus, launch, again)
+    job = os.environ.get("TORCHELASTIC_RUN_ID")
+    launch = f"{job} {socket.gethostname()} {os.getppid()}" if job else ""
+    return Processes(rank, size, gpus, launch)
 
 
 def _end_together(problem: BaseException, store: Store, rank: int) -> None:
@@ -222,9 +224,9 @@ def _end_together(problem: BaseException, store: Store, rank: int) -> None:
             raise SystemExit(int(first.split()[1]))
     if isinstance(problem, RuntimeError) and _lost_connection(problem):
         raise PneumoscopeError(
-            f"Another process of this training has ended, or cannot be reached ({problem}). Start all of them again "
-            "with `resume=True`."
-        ) from None
+            "Another process of this training has ended, or cannot be reached. Start all of them again with "
+            "`resume=True`."
+        ) from problem
 
 
 def _lost_connection(problem: RuntimeError) -> bool:

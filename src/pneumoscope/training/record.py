@@ -44,8 +44,8 @@ def begin_record(
 
 
 def was_begun_by(folder: Path, launch: str) -> bool:
-    """Whether a call of `torchrun` began the run in this folder, if there is one."""
-    return (folder / RECORD).exists() and _read(folder).launch == launch
+    """Whether this call of `torchrun` began the run in this folder, if there is one."""
+    return launch != "" and (folder / RECORD).exists() and _read(folder).launch == launch
 
 
 def record_digests(folder: Path, digests: Sequence[str | None]) -> None:

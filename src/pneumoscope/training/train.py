@@ -116,7 +116,7 @@ def train(
         if not processes.leads:
             return assist(processes, cache)
         trackers = parse_trackers(log_to)
-        if processes.again and was_begun_by(folder, processes.launch):
+        if was_begun_by(folder, processes.launch):  # and `torchrun` starts it again
             config, resume, overwrite = None, True, False
         setup = read(resolve(options, folder, config, resume, overwrite), test=test, processes=processes)
         stack.enter_context(lock_folder(folder))
