@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -26,6 +27,7 @@ Items = TypeVar("Items", bound="Sequence[Any] | NDArray[Any]")
 # one waits for it.
 _PATIENCE = 12 * 3600  # seconds
 _MEETING = 900  # seconds until all processes must have started
+_meetings = itertools.count()  # of this process with the others: every training of a program is one
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -174,8 +176,9 @@ def join() -> Iterator[Processes]:
     patience = timedelta(seconds=_PATIENCE)
     try:
         base, rank, size = next(rendezvous("env://", timeout=timedelta(seconds=_MEETING)))
-        # What earlier processes wrote remains there when `torchrun` starts them again (torch 2.15).
-        store = PrefixStore(f"pneumoscope {os.environ.get('TORCHELASTIC_RESTART_COUNT')}", base)
+        # What was written before remains there, also when `torchrun` starts all processes again (torch 2.15).
+        attempt = f"{os.environ.get('TORCHELASTIC_RESTART_COUNT')} {next(_meetings)}"
+        store = PrefixStore(f"pneumoscope {attempt}", base)
         dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=patience)
     except (RuntimeError, ValueError, OSError) as problem:
         raise PneumoscopeError(

@@ -90,6 +90,8 @@ def train(
 ) -> Run:
     """Train a classifier on labelled radiographs and evaluate it on their test split.
 
+    The processes that `torchrun` starts train together, and all return the same run.
+
     Args:
         data: folder or table; None if `config` or the resumed run names it.
         out: the run's folder.
