@@ -128,19 +128,27 @@ def train(
         followers = stack.enter_context(track(trackers, callbacks, folder))
         public = flatten(asdict(setup.settings))
         followers.on_start(public | {"init": public["init"] and hide_signature(public["init"])})
-        remarks, engine = load_remarks(folder), None
-        processes.tell((setup.settings, setup.samples, setup.test) if remarks is None else None)
-        if remarks is not None and (folder / "report.html").exists():
-            _logger().info("The run in %s is finished. Its model is kept and evaluated again.", folder)
-        if remarks is None:
-            log_data(setup)
-            log_idle(setup, given)
-            setup, remarks, engine = make_model(setup, folder, features, progress, on_epoch=followers.on_epoch)
-        elif setup.test and not is_whole(folder):
-            remarks = _add_test(replace(setup, processes=ALONE), folder, features, remarks, progress)
-        run = Run(folder, setup.settings, evaluate(setup, remarks, folder, features, engine, progress))
-        followers.on_end(run)
+        run = _train_and_test(setup, folder, features, given, followers, progress)
         processes.tell(run)
+    return run
+
+
+def _train_and_test(
+    setup: Setup, folder: Path, cache: FeatureCache, given: Sequence[str], followers: Callback, progress: Progress
+) -> Run:
+    """Make the model, unless an earlier process did, and evaluate it."""
+    remarks, engine = load_remarks(folder), None
+    setup.processes.tell((setup.settings, setup.samples, setup.test) if remarks is None else None)
+    if remarks is not None and (folder / "report.html").exists():
+        _logger().info("The run in %s is finished. Its model is kept and evaluated again.", folder)
+    if remarks is None:
+        log_data(setup)
+        log_idle(setup, given)
+        setup, remarks, engine = make_model(setup, folder, cache, progress, on_epoch=followers.on_epoch)
+    elif setup.test and not is_whole(folder):
+        remarks = _add_test(replace(setup, processes=ALONE), folder, cache, remarks, progress)
+    run = Run(folder, setup.settings, evaluate(setup, remarks, folder, cache, engine, progress))
+    followers.on_end(run)
     return run
 
 
