@@ -56,7 +56,10 @@ def test_the_examples_of_a_page_work(
             assert "Interval(value=" in printed if "evaluation.metrics" in block else printed
             continue
         for line, calls in read_commands(block):
-            if line.startswith("pneumoscope serve"):
+            if line.startswith("torchrun "):
+                words = [sys.executable, "-m", "torch.distributed.run", *shlex.split(line)[1:]]
+                assert subprocess.run(words, check=False).returncode == 0, line
+            elif line.startswith("pneumoscope serve"):
                 serve(line, calls)
             elif line.startswith("pneumoscope dicom node"):
                 run_dicom_node(line)

@@ -41,7 +41,8 @@ from pneumoscope.training.settings import (
     find_groups,
     resolve_settings,
 )
-from pneumoscope.training.train import decide, describe_model, fit
+from pneumoscope.training.summaries import describe_model
+from pneumoscope.training.train import decide, fit
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin

@@ -35,6 +35,7 @@ from pneumoscope.cli.tokens import tokens_app
 from pneumoscope.cli.train import SettingsCommand, demo, train
 from pneumoscope.cli.tune import tune
 from pneumoscope.errors import PneumoscopeError, find_missing_extra
+from pneumoscope.training.distributed import find_rank, refuse_several
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # in bytes; parameters of mallopt(3)
 _TRAINING, _USING, _DATA, _MODELS = "Train and evaluate", "Use a model", "Data", "Models"  # panels of --help
@@ -111,6 +112,8 @@ def main() -> None:
         sys.stdout.flush()
         sys.exit(code)
     except TyperException as problem:  # the command line cannot be parsed
+        if find_rank():  # the first of several processes says so
+            sys.exit(problem.exit_code)
         _fail(describe_parsing(problem), problem.exit_code)
     except SystemExit as ended:
         if isinstance(ended.__context__, BrokenPipeError):  # nobody reads the output any more; Click's code is 1
@@ -139,11 +142,16 @@ def main() -> None:
 
 
 @app.callback(invoke_without_command=True)
-def start(version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False) -> None:
+def start(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+) -> None:
     """What all commands share."""
     if version:
         echo(__version__)
         raise typer.Exit
+    if context.invoked_subcommand not in (None, "train"):
+        refuse_several(str(context.invoked_subcommand))
 
 
 def _fail(message: str, code: int) -> NoReturn:

@@ -9,6 +9,7 @@ import typer
 from pneumoscope.cli.app import PanelCommand, make_options
 from pneumoscope.cli.options import OUTPUT, Cache, Out, Overwrite, Seed, option
 from pneumoscope.cli.output import print_run, show_progress
+from pneumoscope.training.distributed import find_rank
 
 if TYPE_CHECKING:
     from typer._click import Context, Parameter
@@ -57,7 +58,7 @@ def train(
     cache: Cache = True,
     log_to: Annotated[str, option("Also log to mlflow, tensorboard, or both: mlflow,tensorboard.", OUTPUT)] = "",
 ) -> None:
-    """Train a classifier on labelled radiographs, and evaluate it."""
+    """Train a classifier on labelled radiographs, and evaluate it. `torchrun` starts it in several processes."""
     with show_progress(f" Continue it with: pneumoscope train --out {out} --resume") as progress:
         from pneumoscope.training import train as job
 
@@ -66,7 +67,8 @@ def train(
             progress=progress,
             **context.obj,
         )  # fmt: skip
-    print_run(run)
+    if find_rank() == 0:  # the first of several processes shows the result
+        print_run(run)
 
 
 def demo(

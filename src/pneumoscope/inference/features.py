@@ -185,6 +185,13 @@ def read_inputs(
     return np.stack([to_input(image.pixels, spec, change) for change in changes])
 
 
+def keep_features(
+    extracts: Iterable[Extract], engine: Engine, spec: InputSpec, wanted: Wanted, cache: FeatureCache | None
+) -> None:
+    """Keep in a cache what `extract_features` computed in other processes, so that it holds the features of all."""
+    _Extraction(engine, spec, wanted, cache).keep(extracts)
+
+
 class _Extraction:
     """The two halves of an extraction: `load` runs in reading threads, `run` where the network computes."""
 
@@ -232,14 +239,29 @@ class _Extraction:
                 each.map = found.maps[i]
             else:
                 each.inputs = None
-        if self._cache is not None:
-            self._cache.put(
-                f"{self._key} intermediate",
-                [(each.cache_key, each.intermediate[None]) for each in new if each.intermediate is not None],
-            )
-            self._cache.put(self._warnings_key, [(each.cache_key, _to_letters(each.warnings)) for each in new])
-            self._cache.put(self._key, [(each.cache_key, each.features) for each in new if each.features is not None])
+        self._put(new)
         return batch
+
+    def keep(self, extracts: Iterable[Extract]) -> None:
+        """Keep what the cache lacks."""
+        if self._cache is None:
+            return
+        known = [each for each in extracts if each.features is not None]
+        new = [each for each in known if self._cache.get(each.cache_key, self._key) is None]
+        self._put(new)
+        measured = [(each.cache_key, each.measured[None]) for each in new if each.measured is not None]
+        if measured:
+            self._cache.put(self._measurement_key, measured)
+
+    def _put(self, new: Sequence[Extract]) -> None:
+        if self._cache is None:
+            return
+        self._cache.put(
+            f"{self._key} intermediate",
+            [(each.cache_key, each.intermediate[None]) for each in new if each.intermediate is not None],
+        )
+        self._cache.put(self._warnings_key, [(each.cache_key, _to_letters(each.warnings)) for each in new])
+        self._cache.put(self._key, [(each.cache_key, each.features) for each in new if each.features is not None])
 
     def _look_up(self, extract: Extract) -> None:
         if self._cache is None:

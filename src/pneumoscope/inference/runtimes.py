@@ -51,7 +51,8 @@ def choose_device(name: str) -> torch.device:
         raise UsageError("PyTorch finds no CUDA device here. Use cpu or auto.", "device")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    # With its number, because every thread has another current device.
+    return torch.device(name, torch.cuda.current_device()) if name == "cuda" else torch.device(name)
 
 
 def import_onnxruntime() -> Any:

@@ -30,13 +30,14 @@ from pneumoscope.images.prepare import InputSpec
 from pneumoscope.images.read import Reading
 from pneumoscope.inference.cache import FeatureCache
 from pneumoscope.inference.engines import Engine, build_engine
-from pneumoscope.inference.features import Extract, Wanted, extract_features, read_inputs
+from pneumoscope.inference.features import Extract, Wanted, extract_features, keep_features, read_inputs
 from pneumoscope.inference.prediction import count_warnings
 from pneumoscope.inference.runtimes import choose_device
 from pneumoscope.models.backbones import BackboneSpec, find_backbone, load_backbone, resize_input, try_backbone
 from pneumoscope.models.classifier import Backbone
 from pneumoscope.models.onnx_graphs import try_graph
 from pneumoscope.text import counted, were
+from pneumoscope.training.distributed import ALONE, Processes, check_processes
 from pneumoscope.training.initial import InitialModel, describe_backbone, load_initial
 from pneumoscope.training.settings import Settings
 
@@ -59,6 +60,7 @@ class Setup:
     groups: Mapping[Path, str] | None = None  # of each image's file, if groups are drawn equally often
     left_out: Sequence[Mapping[str, str | int]] = ()  # how many files the data leave out, by reason and class
     test: bool = True  # whether test images are read
+    processes: Processes = ALONE  # which train together
 
     @property
     def changes_backbone(self) -> bool:
@@ -108,13 +110,14 @@ def prepare_computing(setup: Setup) -> Computing:
     return Computing(build_engine(setup.backbone, setup.input.size, setup.device.type, graph), graph)
 
 
-def read(settings: Settings, like: Setup | None = None, test: bool = True) -> Setup:
+def read(settings: Settings, like: Setup | None = None, test: bool = True, processes: Processes = ALONE) -> Setup:
     """Read the samples, split them and load the backbone, so that errors show before anything is written.
 
     Args:
         settings: of the run.
         like: another run, whose training leaves the backbone as it is; this one then shares it.
         test: whether test images are to be read, too.
+        processes: which train together.
 
     Raises:
         UsageError: settings that do not suit the data or the backbone.
@@ -123,7 +126,9 @@ def read(settings: Settings, like: Setup | None = None, test: bool = True) -> Se
     """
     check_stated(settings)
     samples, drawn, left_out = _read_samples(settings)
-    return replace(prepare_setup(settings, samples, like), drawn=drawn, left_out=left_out, test=test)
+    setup = prepare_setup(settings, samples, like)
+    check_processes(processes, setup.settings, setup.backbone)
+    return replace(setup, drawn=drawn, left_out=left_out, test=test, processes=processes)
 
 
 def prepare_setup(settings: Settings, samples: Sequence[Sample], like: Setup | None = None) -> Setup:
@@ -157,7 +162,9 @@ def set_up(settings: Settings, samples: Sequence[Sample], classes: tuple[str, ..
     return Setup(resolved, samples, classes, spec, backbone.eval(), input_spec, device, initial=initial)
 
 
-def extract(setup: Setup, cache: FeatureCache, progress: Progress, computing: Computing | None = None) -> Extracted:
+def extract(
+    setup: Setup, cache: FeatureCache | None, progress: Progress, computing: Computing | None = None
+) -> Extracted:
     """Extract the features of all images with the pretrained backbone; unreadable files are left out and noted.
 
     Test images are included unless the setup leaves them out: the data's fingerprint covers their content, and
@@ -167,7 +174,7 @@ def extract(setup: Setup, cache: FeatureCache, progress: Progress, computing: Co
         DataError: a split lacks a class after unreadable images were left out.
     """
     samples = [sample for sample in setup.samples if setup.test or sample.split != "test"]
-    n = len(samples)
+    n, processes = len(samples), setup.processes
     computing = computing or prepare_computing(setup)
     engine, graph = computing.engine, computing.graph
     measurement = MEASUREMENT if setup.settings.data.audit else None
@@ -175,10 +182,15 @@ def extract(setup: Setup, cache: FeatureCache, progress: Progress, computing: Co
     for split in SPLITS:
         places = [i for i in range(n) if samples[i].split == split]
         wanted = Wanted(mirror=split == "train", measurement=measurement)
-        extracting = extract_features([samples[i] for i in places], engine, setup.input, wanted, cache)
-        for place, extracted in zip(places, extracting, strict=True):
-            extracts[place] = extracted
-            progress("Features", len(extracts), n)
+        sources = [samples[i] for i in processes.share(places)]
+        own: list[Extract] = []
+        for extracted in extract_features(sources, engine, setup.input, wanted, cache):
+            own.append(extracted)
+            progress("Features", len(extracts) + min(len(own) * processes.size, len(places)), n)
+        gathered = processes.gather(own)
+        if processes.leads and processes.size > 1:
+            keep_features(gathered, engine, setup.input, wanted, cache)
+        extracts |= zip(places, gathered, strict=True)
     ordered = [extracts[i] for i in range(n)]
     measured = np.zeros(n, FIELDS)
     for i, each in enumerate(ordered):
@@ -211,10 +223,10 @@ def extract_again(
     mild = full.halve_geometry()
     extracted = {}
     for name, augmentations in (("train", [mild, full]), ("val", [mild] * copies)):
-        extracted[name] = extract_split(splits[name], engine, setup.input, cache)
+        extracted[name] = extract_split(splits[name], engine, setup.input, cache, processes=setup.processes)
         if copies:
             extracted[name] = add_augmented(
-                extracted[name], engine, setup.input, augmentations, setup.settings.run.seed, progress
+                extracted[name], engine, setup.input, augmentations, setup.settings.run.seed, progress, setup.processes
             )
     return extracted
 
@@ -225,13 +237,15 @@ def extract_split(
     spec: InputSpec,
     cache: FeatureCache | None = None,
     remedy: str = "restore it, and continue with `resume=True`",
+    processes: Processes = ALONE,
 ) -> Split:
     """Extract the features of the same images with another engine; `remedy` is for those that cannot be read.
 
     Raises:
         DataError: an image can no longer be read.
     """
-    extracts = list(extract_features(split.samples, engine, spec, cache=cache))
+    own = processes.share(split.samples)
+    extracts = processes.gather(list(extract_features(own, engine, spec, cache=cache)))
     if errors := [str(each.error) for each in extracts if each.error]:
         raise DataError(f"{errors[0]} It could be read before: {remedy}.")
     features, intermediate = stack_features(extracts)
@@ -245,27 +259,29 @@ def add_augmented(
     augmentations: Sequence[Augmentation],
     seed: int,
     progress: Progress = lambda *_: None,
+    processes: Processes = ALONE,
 ) -> Split:
     """Add the features of augmented copies of each image, one for each of `augmentations`.
 
     The seed and the image's place in the split fix its copies.
     """
-    features, intermediate, done, n, count = [], [], 0, len(split.samples), len(augmentations)
+    places, count = processes.share(range(len(split.samples))), len(augmentations)
     copies = prefetch(  # epochs of training are numbered from 1, so that 0 is free as a seed
-        lambda place: _augment(split.samples[place], spec, augmentations, (seed, 0, place)), range(n)
+        lambda place: _augment(split.samples[place], spec, augmentations, (seed, 0, place)), places
     )
+    own: list[tuple[Floats, Floats]] = []  # features (count, D) and intermediate features (count, E) of each image
     while batch := list(islice(copies, max(1, engine.batch_size // count))):
         output = engine.run(np.concatenate(batch))
-        features.append(output.features)
-        intermediate.append(output.intermediate)
-        done += len(batch)
-        progress("Augmented copies", done, n)
+        own += [
+            (output.features[i : i + count], output.intermediate[i : i + count])
+            for i in range(0, len(batch) * count, count)
+        ]
+        progress("Augmented copies", len(own), len(places))
+    features, intermediate = map(np.stack, zip(*processes.gather(own), strict=True))
     return replace(
         split,
-        features=np.concatenate([split.features[:, :1], np.concatenate(features).reshape(n, count, -1)], axis=1),
-        intermediate=np.concatenate(
-            [split.intermediate[:, :1], np.concatenate(intermediate).reshape(n, count, -1)], axis=1
-        ),
+        features=np.concatenate([split.features[:, :1], features], axis=1),
+        intermediate=np.concatenate([split.intermediate[:, :1], intermediate], axis=1),
     )
 
 

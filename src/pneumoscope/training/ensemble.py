@@ -36,7 +36,7 @@ from pneumoscope.training.decisions import (
 )
 from pneumoscope.training.fold_results import Results, Trained
 from pneumoscope.training.settings import Settings
-from pneumoscope.training.train import select_settings
+from pneumoscope.training.summaries import select_settings
 
 NOTE = (
     "The metrics are those of the folds' models, each on images that it did not learn from. The ensemble itself was "

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any, Literal
 
 import torch
@@ -21,6 +21,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.files import write_bytes
 from pneumoscope.training.batches import Batches
+from pneumoscope.training.distributed import Processes
 from pneumoscope.training.settings import OptimisationSettings, Settings
 
 Row = dict[str, Any]
@@ -55,6 +56,7 @@ class _Parts:
     """What changes in training: the model, its moving average if there is one, the optimizer and the scheduler."""
 
     model: nn.Module
+    shared: nn.Module  # the model as it is called in training; see `Processes.wrap`
     optimizer: torch.optim.Optimizer
     plateau: torch.optim.lr_scheduler.ReduceLROnPlateau
     averaged: AveragedModel | None
@@ -89,21 +91,20 @@ def fit(model: nn.Module, batches: Batches, settings: Settings, phase: Phase) ->
     """
     list(model.parameters())  # builds a `StoredBackbone`: timm and torchvision need the compiler to be imported
     with _without_compiler():
-        parts = _build_parts(model, settings.optimisation)
-        state = TrainingState()
-        if phase.checkpoint is not None and phase.checkpoint.exists():
-            state = _load(phase.checkpoint, parts)
+        parts = _build_parts(model, settings.optimisation, batches.processes)
+        state = _load(phase.checkpoint, parts, batches.processes)
     for epoch in range(len(state.history) + 1, phase.epochs + 1):
         if state.finished:
             break
         with _without_compiler():
-            seed_torch(settings.run.seed * 1_000_003 + epoch)  # for dropout, where a backbone has it
+            # For dropout, where a backbone has it: other draws in each epoch and each process.
+            seed_torch(settings.run.seed * 1_000_003 + epoch + (batches.processes.rank << 53))
             row = _run_epoch(parts, batches, settings.optimisation, phase, epoch)
             if not math.isfinite(row["train_loss"] + row["val_loss"]):
                 raise DataError(f"{phase.name}, epoch {epoch}: the loss is not finite. Lower the learning rate (`lr`).")
             _update(state, row, parts, settings.optimisation)
             state.finished |= epoch == phase.epochs
-            if phase.checkpoint is not None:
+            if phase.checkpoint is not None and batches.processes.leads:
                 _save(phase.checkpoint, parts, state)
         phase.on_epoch(row)  # may import anything
     return state
@@ -121,6 +122,7 @@ def _without_compiler() -> Iterator[None]:
         return
     absent = ModuleType(name)
     vars(absent).update(disable=lambda function, *_, **__: function, graph_break=lambda *_, **__: None)
+    vars(absent)["utils"] = SimpleNamespace(get_optimize_ddp_mode=lambda: "ddp_optimizer")  # the default
     sys.modules[name] = absent
     try:
         yield
@@ -202,18 +204,20 @@ def _run_epoch(parts: _Parts, batches: Batches, settings: OptimisationSettings, 
     parts.model.train()
     total, count = 0.0, 0
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=True):
-        for step, (inputs, targets) in enumerate(batches.training(epoch)):
+        for step, batch in enumerate(batches.training(epoch)):
             set_rates(step)
-            loss = compute_loss(_forward(parts.model, inputs, settings.precision), targets, phase.class_weights)
+            logits = _forward(parts.shared, batch.inputs, settings.precision)
+            loss = compute_loss(logits, batch.targets, phase.class_weights)
             parts.optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            (loss * batch.weight).backward()  # type: ignore[no-untyped-call]
             parts.optimizer.step()
             if parts.averaged is not None:
                 parts.averaged.update_parameters(parts.model)
-            total += float(loss.detach()) * len(targets)
-            count += len(targets)
+            total += float(loss.detach()) * batch.counted
+            count += batch.counted
         val_loss, val_accuracy = _validate(parts.validated, batches, phase.val_class_weights, settings.precision)
-    return {**row, "train_loss": total / count, "val_loss": val_loss, "val_accuracy": val_accuracy}
+    total, images = batches.processes.sum(total, count)
+    return {**row, "train_loss": total / images, "val_loss": val_loss, "val_accuracy": val_accuracy}
 
 
 def _validate(model: nn.Module, batches: Batches, class_weights: Tensor | None, precision: str) -> tuple[float, float]:
@@ -227,7 +231,8 @@ def _validate(model: nn.Module, batches: Batches, class_weights: Tensor | None, 
             predicted = (logits[:, 0] >= 0).long() if logits.shape[1] == 1 else logits.argmax(1)
             correct += int((predicted == targets).sum())
             count += len(targets)
-    return total / count, correct / count
+    total, right, images = batches.processes.sum(total, correct, count)
+    return total / images, right / images
 
 
 def _update(state: TrainingState, row: Row, parts: _Parts, settings: OptimisationSettings) -> None:
@@ -243,7 +248,7 @@ def _update(state: TrainingState, row: Row, parts: _Parts, settings: Optimisatio
     state.finished = row["epoch"] - state.best_epoch >= settings.patience
 
 
-def _build_parts(model: nn.Module, settings: OptimisationSettings) -> _Parts:
+def _build_parts(model: nn.Module, settings: OptimisationSettings, processes: Processes) -> _Parts:
     optimizer = _build_optimizer(model, settings)
     plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
         optimizer, factor=settings.plateau_factor, patience=settings.plateau_patience
@@ -252,7 +257,8 @@ def _build_parts(model: nn.Module, settings: OptimisationSettings) -> _Parts:
     if settings.ema:
         average = get_ema_multi_avg_fn(settings.ema)  # type: ignore[no-untyped-call]
         averaged = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
-    return _Parts(model, optimizer, plateau, averaged, tuple(group["lr"] for group in optimizer.param_groups))
+    peak_rates = tuple(group["lr"] for group in optimizer.param_groups)
+    return _Parts(model, processes.wrap(model), optimizer, plateau, averaged, peak_rates)
 
 
 def _build_optimizer(model: nn.Module, settings: OptimisationSettings) -> torch.optim.Optimizer:
@@ -282,9 +288,15 @@ def _save(checkpoint: Path, parts: _Parts, state: TrainingState) -> None:
     write_bytes(checkpoint, content.getvalue())
 
 
-def _load(checkpoint: Path, parts: _Parts) -> TrainingState:
+def _load(checkpoint: Path | None, parts: _Parts, processes: Processes) -> TrainingState:
+    """The state in a checkpoint, or that of the beginning if there is none; the first process alone reads it."""
+    content = processes.once(
+        lambda: checkpoint.read_bytes() if checkpoint is not None and checkpoint.exists() else None
+    )
+    if content is None:
+        return TrainingState()
     try:
-        saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         for name, part in parts.saved.items():
             part.load_state_dict(saved[name])
         return TrainingState(**saved["training"])

@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -20,6 +20,16 @@ from pneumoscope.training.batches import Batches, Draw, FeatureBatches, ImageBat
 from pneumoscope.training.data import Setup, Split
 from pneumoscope.training.loop import Phase, Row, choose_precision, fit
 from pneumoscope.training.settings import Settings
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained network."""
+
+    head: nn.Linear  # its last layer; the backbone is that of the setup, trained in place
+    history: Sequence[Row]  # a row for each epoch
+    best: Row  # the row of the epoch that was kept
+    graph: bytes | None  # the backbone in ONNX, if it can be written so
 
 
 def run_phases(
@@ -57,8 +67,8 @@ def run_phases(
 
 def try_precisions(setup: Setup, head: nn.Linear, splits: Mapping[str, Split]) -> Literal["float32", "bfloat16"]:
     """Choose the precision for training the whole network with a trial step on the first batch."""
-    inputs, targets = next(_make_image_batches(setup, splits).training(1))
-    return choose_precision(_build_classifier(setup, head), inputs, targets)
+    batch = next(_make_image_batches(setup, splits).training(1))
+    return choose_precision(_build_classifier(setup, head), batch.inputs, batch.targets)
 
 
 def _finetune(setup: Setup, head: nn.Linear, batches: ImageBatches, phase: Phase, warm: Row) -> tuple[list[Row], Row]:
@@ -112,15 +122,17 @@ def _make_draw(setup: Setup, train: Split) -> Draw:
 
 def _make_feature_batches(setup: Setup, splits: Mapping[str, Split]) -> FeatureBatches:
     train, val = splits["train"], splits["val"]
-    return FeatureBatches(_make_draw(setup, train), train.features, val.features[:, 0], val.targets, setup.device)
+    draw = _make_draw(setup, train)
+    return FeatureBatches(draw, train.features, val.features[:, 0], val.targets, setup.device, setup.processes)
 
 
 def _make_image_batches(setup: Setup, splits: Mapping[str, Split]) -> ImageBatches:
     train, val = splits["train"], splits["val"]
     augmentation = setup.settings.augmentation.scale_crop(len(train.samples))
     return ImageBatches(
-        _make_draw(setup, train), train.samples, val.samples, val.targets, setup.input, augmentation, setup.device
-    )
+        _make_draw(setup, train), train.samples, val.samples, val.targets, setup.input, augmentation, setup.device,
+        setup.processes,
+    )  # fmt: skip
 
 
 def _build_classifier(setup: Setup, head: nn.Linear) -> Classifier:

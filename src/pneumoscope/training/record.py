@@ -32,12 +32,20 @@ class Record:
     remarks: Remarks | None = None  # on the model with these weights
     weights_sha256: str = ""
     initial_sha256: str = ""  # of the weights of the model that the run continues from
+    launch: str = ""  # names the call of `torchrun` that began the run; see `Processes`
 
 
-def begin_record(folder: Path, samples: Sequence[Sample], initial: InitialModel | None = None) -> None:
+def begin_record(
+    folder: Path, samples: Sequence[Sample], initial: InitialModel | None = None, launch: str = ""
+) -> None:
     """Record the sizes and times of the files that a run begins with, and the model that it continues from."""
     files = tuple((*_find_state(sample.path), None) for sample in samples)
-    _write(folder, Record(files, initial_sha256=_identify(initial)))
+    _write(folder, Record(files, initial_sha256=_identify(initial), launch=launch))
+
+
+def was_begun_by(folder: Path, launch: str) -> bool:
+    """Whether this call of `torchrun` began the run in this folder, if there is one."""
+    return launch != "" and (folder / RECORD).exists() and _read(folder).launch == launch
 
 
 def record_digests(folder: Path, digests: Sequence[str | None]) -> None:
@@ -45,9 +53,10 @@ def record_digests(folder: Path, digests: Sequence[str | None]) -> None:
 
     All else that is recorded belongs to an earlier model.
     """
-    files = zip(_read(folder).files, digests, strict=True)
+    record = _read(folder)
+    files = zip(record.files, digests, strict=True)
     known = tuple((size, changed, digest) for (size, changed, _), digest in files)
-    _write(folder, Record(known, initial_sha256=_read(folder).initial_sha256))
+    _write(folder, Record(known, initial_sha256=record.initial_sha256, launch=record.launch))
 
 
 def is_whole(folder: Path) -> bool:

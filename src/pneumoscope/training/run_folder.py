@@ -62,7 +62,7 @@ def open_run(folder: Path, setup: Setup, resume: bool, overwrite: bool) -> None:
         check_files(folder, setup.samples)
         check_initial(folder, setup.initial)
     else:
-        begin_record(folder, setup.samples, setup.initial)
+        begin_record(folder, setup.samples, setup.initial, setup.processes.launch)
     (folder / CHECKPOINTS).mkdir(exist_ok=True)
 
 

@@ -4,26 +4,19 @@ from __future__ import annotations
 
 import importlib
 import logging
-import shlex
 import shutil
 import threading
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
-from torch import nn
 
-from pneumoscope import __version__
-from pneumoscope.auditing.intake import Images
-from pneumoscope.config import Progress, checked
-from pneumoscope.datasets.samples import count_samples, describe_counts, fingerprint_samples
-from pneumoscope.datasets.sources import find_sources, recognise_sources
+from pneumoscope.config import Progress, checked, silent
+from pneumoscope.datasets.sources import find_sources
 from pneumoscope.decisions import calibration
-from pneumoscope.decisions.decisions import to_json
 from pneumoscope.errors import UsageError
 from pneumoscope.evaluation.evaluate import Plan
 from pneumoscope.evaluation.results import Evaluation
@@ -31,28 +24,37 @@ from pneumoscope.evaluation.validation import measure_validation
 from pneumoscope.files import format_rows, lock_folder, write_text
 from pneumoscope.inference.cache import FeatureCache, open_cache
 from pneumoscope.inference.engines import Engine, build_engine
-from pneumoscope.inference.prediction import SHORT
 from pneumoscope.inference.predictor import load
 from pneumoscope.models.classifier import build_head, round_to_half
-from pneumoscope.models.lineage import describe_lineage
-from pneumoscope.models.model_folder import Model, load_model, save_changed, save_model
+from pneumoscope.models.model_folder import load_model, save_changed, save_model
 from pneumoscope.models.onnx_graphs import try_graph
 from pneumoscope.models.references import hide_signature
 from pneumoscope.notebook import notebook_progress
 from pneumoscope.reports.evaluation_report import evaluate_predictor
 from pneumoscope.reports.model_card import write_model_card
 from pneumoscope.reports.report import Provenance
-from pneumoscope.training.data import Computing, Extracted, Setup, Split, extract, extract_again, read
+from pneumoscope.training.data import (
+    Computing,
+    Extracted,
+    Setup,
+    Split,
+    extract,
+    extract_again,
+    prepare_setup,
+    read,
+)
 from pneumoscope.training.decisions import FittedDecisions, fit_decisions
+from pneumoscope.training.distributed import ALONE, Processes, join
 from pneumoscope.training.idle import log_idle
 from pneumoscope.training.loop import Row, seed_torch
-from pneumoscope.training.phases import run_phases, try_precisions
-from pneumoscope.training.record import is_whole, load_remarks, record_digests, save_remarks
+from pneumoscope.training.phases import Trained, run_phases, try_precisions
+from pneumoscope.training.record import is_whole, load_remarks, record_digests, save_remarks, was_begun_by
 from pneumoscope.training.remarks import Remarks, check_data, log_data
 from pneumoscope.training.run import Callback
 from pneumoscope.training.run import Run as Run
 from pneumoscope.training.run_folder import (
     CHECKPOINTS,
+    hush,
     open_run,
     read_history,
     read_settings,
@@ -61,6 +63,7 @@ from pneumoscope.training.run_folder import (
 )
 from pneumoscope.training.run_folder import log_to as keep_log
 from pneumoscope.training.settings import Settings, flatten, resolve_settings
+from pneumoscope.training.summaries import describe_model, list_facts, summarise_data
 from pneumoscope.training.trackers import parse_trackers, track
 
 OnEpoch: TypeAlias = Callable[[Mapping[str, Any], int], None]  # as `Callback.on_epoch`
@@ -68,16 +71,6 @@ _NOT_TESTED = (
     "The test split was not read (`test=False`). All metrics are those of the validation split, which decided when "
     "training stopped and to which the decisions were fitted: expect lower ones on other images."
 )
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A trained network."""
-
-    head: nn.Linear  # its last layer; the backbone is that of the setup, trained in place
-    history: Sequence[Row]  # a row for each epoch
-    best: Row  # the row of the epoch that was kept
-    graph: bytes | None  # the backbone in ONNX, if it can be written so
 
 
 @checked
@@ -97,6 +90,8 @@ def train(
 ) -> Run:
     """Train a classifier on labelled radiographs and evaluate it on their test split.
 
+    The processes that `torchrun` starts train together, and all return the same run.
+
     Args:
         data: folder or table; None if `config` or the resumed run names it.
         out: the run's folder.
@@ -115,29 +110,58 @@ def train(
         UsageError, DataError, DownloadError: settings, data or weights that cannot be used, or `out` exists.
         MissingExtraError: a tracker is not installed.
     """
-    folder, trackers = Path(out), parse_trackers(log_to)
     options = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
     options["path"] = None if data is None else str(data)
     given = [name for name, value in options.items() if value is not None]
-    setup = read(resolve(options, folder, config, resume, overwrite), test=test)
-    with lock_folder(folder), ExitStack() as stack:
+    with ExitStack() as stack:
+        processes, folder = stack.enter_context(join()), Path(out)
+        if not processes.leads:
+            return assist(processes, cache)
+        trackers = parse_trackers(log_to)
+        if was_begun_by(folder, processes.launch):  # and `torchrun` starts it again
+            config, resume, overwrite = None, True, False
+        setup = read(resolve(options, folder, config, resume, overwrite), test=test, processes=processes)
+        stack.enter_context(lock_folder(folder))
         open_run(folder, setup, resume, overwrite)
         stack.enter_context(keep_log(folder / "log.txt"))
         features = stack.enter_context(open_cache(cache)) or stack.enter_context(FeatureCache(Path(":memory:")))
         followers = stack.enter_context(track(trackers, callbacks, folder))
         public = flatten(asdict(setup.settings))
         followers.on_start(public | {"init": public["init"] and hide_signature(public["init"])})
-        remarks, engine = load_remarks(folder), None
-        if remarks is not None and (folder / "report.html").exists():
-            _logger().info("The run in %s is finished. Its model is kept and evaluated again.", folder)
-        if remarks is None:
-            log_data(setup)
-            log_idle(setup, given)
-            setup, remarks, engine = make_model(setup, folder, features, progress, on_epoch=followers.on_epoch)
-        elif setup.test and not is_whole(folder):
-            remarks = _add_test(setup, folder, features, remarks, progress)
-        run = Run(folder, setup.settings, evaluate(setup, remarks, folder, features, engine, progress))
-        followers.on_end(run)
+        run = _train_and_test(setup, folder, features, given, followers, progress)
+        processes.tell(run)
+    return run
+
+
+def _train_and_test(
+    setup: Setup, folder: Path, cache: FeatureCache, given: Sequence[str], followers: Callback, progress: Progress
+) -> Run:
+    """Make the model, unless an earlier process did, and evaluate it."""
+    remarks, engine = load_remarks(folder), None
+    setup.processes.tell((setup.settings, setup.samples, setup.test) if remarks is None else None)
+    if remarks is not None and (folder / "report.html").exists():
+        _logger().info("The run in %s is finished. Its model is kept and evaluated again.", folder)
+    if remarks is None:
+        log_data(setup)
+        log_idle(setup, given)
+        setup, remarks, engine = make_model(setup, folder, cache, progress, on_epoch=followers.on_epoch)
+    elif setup.test and not is_whole(folder):
+        remarks = _add_test(replace(setup, processes=ALONE), folder, cache, remarks, progress)
+    run = Run(folder, setup.settings, evaluate(setup, remarks, folder, cache, engine, progress))
+    followers.on_end(run)
+    return run
+
+
+def assist(processes: Processes, cache: FeatureCache | bool) -> Run:
+    """Do a share of the first process's work, and give its run; this is all that the other processes do."""
+    with hush(), open_cache(cache) as features:
+        if (told := processes.hear()) is not None:
+            settings, samples, test = told
+            setup = replace(prepare_setup(settings, samples), test=test, processes=processes)
+            extracted = extract(setup, features, silent)
+            setup = choose_precision(setup, extracted)
+            extract_finally(setup, extracted, fit(setup, extracted, silent), features, silent)
+        run: Run = processes.hear()
     return run
 
 
@@ -177,7 +201,7 @@ def _add_test(setup: Setup, folder: Path, cache: FeatureCache, remarks: Remarks,
     """Check and record the data of a run that did not read its test split, now with it, as if it had."""
     extracted = extract(setup, cache, progress)
     remarks = replace(remarks, findings=check_data(setup, extracted).findings)
-    model = replace(load_model(folder / "model"), data=_summarise_data(setup, extracted.images))
+    model = replace(load_model(folder / "model"), data=summarise_data(setup, extracted.images))
     save_changed(folder / "model", folder / "model", model, {})
     record_digests(folder, extracted.images.digests)
     save_remarks(folder, remarks)
@@ -214,7 +238,8 @@ def fit(
         round_to_half(head)
     graph = extracted.graph
     if setup.changes_backbone or graph is None:
-        graph = try_graph(setup.backbone.cpu().eval(), setup.input.size)
+        backbone = setup.backbone.cpu().eval()
+        graph = setup.processes.once(lambda: try_graph(backbone, setup.input.size))
     return Trained(head, history, best, graph)
 
 
@@ -225,7 +250,7 @@ def choose_precision(setup: Setup, extracted: Extracted) -> Setup:
         return setup
     with torch.random.fork_rng(devices=[]):
         head = build_head(setup.backbone.width, len(setup.classes))
-        precision = try_precisions(setup, head, extracted.splits)
+        precision = setup.processes.once(lambda: try_precisions(setup, head, extracted.splits))
     settings = replace(setup.settings, optimisation=replace(optimisation, precision=precision))
     return replace(setup, settings=settings)
 
@@ -234,16 +259,23 @@ def decide(
     setup: Setup, extracted: Extracted, trained: Trained, cache: FeatureCache | None, progress: Progress
 ) -> FittedDecisions:
     """Fit calibration, threshold, prediction sets and OOD detector to the trained network."""
-    splits: Mapping[str, Split] = extracted.splits
-    if setup.changes_backbone or setup.settings.decisions.augmented_copies:
-        engine = build_engine(setup.backbone, setup.input.size, setup.device.type, trained.graph)
-        splits = extract_again(setup, splits, engine, cache, progress)
+    splits = extract_finally(setup, extracted, trained, cache, progress)
     weight, bias = (part.detach().cpu().numpy() for part in (trained.head.weight, trained.head.bias))
     decisions = fit_decisions(splits["train"], splits["val"], weight, bias, setup.classes, setup.settings)
     for note in decisions.notes:
         _logger().warning("%s", note)
     _logger().info("%s", calibration.describe_fit(decisions.decisions.calibration))
     return decisions
+
+
+def extract_finally(
+    setup: Setup, extracted: Extracted, trained: Trained, cache: FeatureCache | None, progress: Progress
+) -> Mapping[str, Split]:
+    """The features that decisions are fitted to: those of the trained network, and perhaps of augmented copies."""
+    if not setup.changes_backbone and not setup.settings.decisions.augmented_copies:
+        return extracted.splits
+    engine = build_engine(setup.backbone, setup.input.size, setup.device.type, trained.graph)
+    return extract_again(setup, extracted.splits, engine, cache, progress)
 
 
 def save(
@@ -257,24 +289,6 @@ def save(
     half = setup.settings.network.half_precision
     save_model(folder / "model", model, state, half=half, graph=trained.graph)
     save_remarks(folder, remarks)
-
-
-def describe_model(setup: Setup, images: Images, trained: Trained, decisions: FittedDecisions) -> Model:
-    """What `model.json` will say."""
-    return Model(
-        backbone=setup.spec.name,
-        architecture=setup.spec.architecture,
-        arguments=dict(setup.spec.arguments),
-        labels=setup.classes,
-        positive=setup.settings.data.positive,
-        input=setup.input,
-        decisions=to_json(decisions.decisions),
-        training=_summarise_training(setup, trained),
-        data=_summarise_data(setup, images),
-        version=__version__,
-        lineage=() if setup.initial is None else setup.initial.lineage,
-        about=setup.settings.about,
-    )
 
 
 def evaluate(
@@ -301,7 +315,7 @@ def evaluate(
             history=read_history(folder / "history.csv"),
             findings=remarks.findings,
             notes=notes,
-            facts=_list_facts(setup, predictor.model, folder),
+            facts=list_facts(setup, predictor.model, folder),
         ),
         plot_formats=run.plot_formats,
         validation=measure_validation(predictor, setup.select("val"), plan) if setup.test else None,
@@ -335,56 +349,6 @@ def resolve(
     if settings.data.strict and not settings.data.audit:
         raise UsageError("needs the check of the data: leave out `audit=False`.", "strict")
     return settings
-
-
-def _summarise_training(setup: Setup, trained: Trained) -> dict[str, Any]:
-    """What the model folder stores about training."""
-    return {
-        "recipe": setup.settings.run.recipe,
-        "epochs": len(trained.history),
-        "phases": dict(Counter(row["phase"] for row in trained.history)),
-        "best_epoch": trained.history.index(trained.best) + 1,
-        "best": trained.best,
-        "settings": select_settings(setup.settings),
-    }
-
-
-def select_settings(settings: Settings) -> dict[str, Any]:
-    """The settings that a model folder stores: all but those that name files or the machine."""
-    private = ("path", "weights", "init", "device", "intended_use", "groups")
-    named = flatten({name: group for name, group in asdict(settings).items() if name != "about"})
-    return {name: value for name, value in named.items() if name not in private}
-
-
-def _summarise_data(setup: Setup, images: Images) -> dict[str, Any]:
-    """What the model folder stores about its data: fingerprint, counts, and digests of images that it learned from."""
-    initial_seen = setup.initial.seen if setup.initial is not None else frozenset()
-    learned = [sample for sample in setup.samples if sample.split != "test"]
-    pairs = [(sample, digest) for sample, digest in zip(images.samples, images.digests, strict=True)]
-    return {
-        "fingerprint": fingerprint_samples(images.samples, images.digests),
-        "counts": count_samples([sample for sample, digest in pairs if digest]),
-        "sources": [source.name for source in recognise_sources(learned)],
-        "seen": sorted({digest[:SHORT] for sample, digest in pairs if sample.split != "test"} | initial_seen),
-    }
-
-
-def _list_facts(setup: Setup, model: Model, folder: Path) -> dict[str, str]:
-    """List what a reader needs to understand and repeat the run."""
-    settings, training = setup.settings, model.training
-    trained = "all layers trained" if training["best"]["phase"] == "finetune" else "frozen, with its batch norms"
-    return {
-        "Data": settings.data.path,
-        "Splits": describe_counts(setup.samples),
-        "Data fingerprint": model.data["fingerprint"],
-        "Backbone": f"{model.backbone} (weights: {setup.spec.licence}), {trained}",
-        **({"Lineage": describe_lineage(model.lineage)} if model.lineage else {}),
-        "Input": f"{model.input.size} x {model.input.size}, {model.input.fit}",
-        "Recipe": f"{settings.run.recipe}; kept epoch {training['best_epoch']} of {training['epochs']}",
-        "Class balance": settings.optimisation.balance,
-        "Seed": str(settings.run.seed),
-        "Command": shlex.join(["pneumoscope", "train", "--config", str(folder / "config.yaml"), "--out", "NEW_RUN"]),
-    }
 
 
 def _logger() -> logging.Logger:
