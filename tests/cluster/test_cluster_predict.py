@@ -26,7 +26,7 @@ from PIL import Image
 from pyarrow import parquet
 
 from commands import Command
-from pneumoscope.cluster.engine import open_ray
+from pneumoscope.tasks.engine import open_ray
 from pneumoscope.cluster.listing import list_images
 from pneumoscope.cluster.predict import ClusterPredictions, Workers, predict_on_cluster
 from pneumoscope.cluster.worker import Options
@@ -157,7 +157,7 @@ def test_an_output_of_another_model_or_other_options_is_refused(
 
 
 def test_the_lack_of_ray_is_said_before_anything_is_read(run: Run, tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr("pneumoscope.cluster.engine.find_spec", lambda _: None)
+    monkeypatch.setattr("pneumoscope.tasks.engine.find_spec", lambda _: None)
     with pytest.raises(MissingExtraError, match=r"pneumoscope\[ray\]"):
         predict(tmp_path / "nowhere", tmp_path / "out", run)
     assert not (tmp_path / "out").exists()

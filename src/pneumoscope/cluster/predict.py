@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import re
 from collections import Counter
@@ -12,7 +13,6 @@ from typing import Any
 
 from pneumoscope import __version__, errors
 from pneumoscope.cluster import plan
-from pneumoscope.cluster.engine import check_ray, open_ray
 from pneumoscope.cluster.listing import list_images
 from pneumoscope.cluster.storage import Storage
 from pneumoscope.cluster.worker import Job, ListPredictor, Options, conceal_patients, make_job
@@ -22,6 +22,8 @@ from pneumoscope.errors import DataError, PneumoscopeError, ServiceError
 from pneumoscope.files import lock_folder
 from pneumoscope.images.read import Reading
 from pneumoscope.inference.formats import to_table
+from pneumoscope.tasks.engine import check_ray, open_ray
+from pneumoscope.tasks.ray_tasks import count_slots
 from pneumoscope.text import shorten
 
 _BLOCKS = 10_000  # most pieces of work; Ray keeps a record of each
@@ -190,33 +192,26 @@ def _add(found: ClusterPredictions, new: int, failed: int, reason: str) -> Clust
 
 def _run(ray: Any, job: Job, out: Storage, parts: list[plan.Part], workers: Workers) -> Iterator[dict[str, Any]]:
     """Predict parts on a cluster, and yield the result of each."""
-    if job.options.device == "cuda" and not ray.cluster_resources().get("GPU"):  # Ray would wait for one for ever
-        raise ServiceError("no machine of the cluster has a GPU. Choose another `device`.")
-    context = ray.data.DataContext.get_current()
+    gpus = 1 if job.options.device == "cuda" else 0
+    data = importlib.import_module("ray.data")
+    context = data.DataContext.get_current()
     context.enable_progress_bars = False
     attempts = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Attempts).remote()
     blocks = min(len(parts), _BLOCKS)
-    work = ray.data.from_items([asdict(part) for part in parts], override_num_blocks=blocks)
+    most = min(workers.count or blocks, count_slots(ray, workers.cpus, gpus), blocks)
+    work = data.from_items([asdict(part) for part in parts], override_num_blocks=blocks)
     rows = work.map_batches(
         PartPredictor,
         batch_size=1,
-        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=_count_workers(ray, workers, blocks)),
+        compute=data.ActorPoolStrategy(min_size=1, max_size=most),
         fn_constructor_args=(job, out, attempts),
         num_cpus=workers.cpus,
-        num_gpus=1 if job.options.device == "cuda" else None,
+        num_gpus=gpus or None,
     )
     try:
         yield from rows.iter_rows()
     except Exception as problem:  # Ray raises errors of many kinds
         raise _explain(str(problem)) from None
-
-
-def _count_workers(ray: Any, workers: Workers, blocks: int) -> int:
-    cores = [int(each["Resources"].get("CPU", 0)) for each in ray.nodes() if each["Alive"]]
-    most = sum(each // workers.cpus for each in cores)
-    if most < 1:
-        raise ServiceError(f"no machine of the cluster has {workers.cpus} cores. Lower `cpus_per_worker`.")
-    return max(1, min(workers.count or most, blocks))
 
 
 def _explain(text: str) -> PneumoscopeError:
