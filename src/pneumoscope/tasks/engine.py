@@ -57,6 +57,7 @@ def open_ray(address: str | None = None, cpus: int | None = None) -> Iterator[An
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         os.environ.setdefault("RAY_DATA_LOG_LEVEL", "CRITICAL")  # errors are raised, too
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+        os.environ.setdefault("RAY_worker_niceness", "0")  # else workers wait for all other programs of the machine
         os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "2")  # else a wrong address takes 10 minutes
         if address is None or address.startswith(_LOOPBACK):
             os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # on any system, this means loopback only
