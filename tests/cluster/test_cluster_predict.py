@@ -26,7 +26,6 @@ from PIL import Image
 from pyarrow import parquet
 
 from commands import Command
-from pneumoscope.tasks.engine import open_ray
 from pneumoscope.cluster.listing import list_images
 from pneumoscope.cluster.predict import ClusterPredictions, Workers, predict_on_cluster
 from pneumoscope.cluster.worker import Options
@@ -34,6 +33,7 @@ from pneumoscope.datasets.columns import Naming
 from pneumoscope.errors import DataError, MissingExtraError, UsageError
 from pneumoscope.images.read import Reading
 from pneumoscope.inference.predictor import load
+from pneumoscope.tasks.engine import open_ray
 from pneumoscope.training.train import Run
 
 COMMAND = (sys.executable, "-m", "pneumoscope", "cluster", "predict")

@@ -112,9 +112,9 @@ def cross_validate(
         repeats: how often the images are divided, each time with the next seed; by default once.
         include_test: divide the images of a split test too.
         ensemble: also make one model of those of all folds, in `out`/model; for a frozen backbone.
-        workers: folds trained at the same time; by default 1, and with Ray as many as there are cores for. The processes
-            of one machine share its cores.
-        on: `local`, or `ray` for the machines of a Ray cluster, which must all reach data and `out` under the same paths.
+        workers: folds trained at the same time; by default 1, on a cluster as many as it has cores for. Those of one
+            machine share its cores.
+        on: `local`, or `ray` for a Ray cluster, whose machines must reach data and `out` under the same paths.
         address: of the cluster, `HOST:PORT` or `auto`; by default `$RAY_ADDRESS`, else one on this machine.
         cpus_per_worker: cores for each fold on the cluster, by default 1.
         config: settings, or a YAML file of them, such as a run's `config.yaml`.

@@ -88,16 +88,12 @@ class SearchOnRay:
         setup: of the base settings.
     """
 
-    def __init__(
-        self, work: Work, tasks: RayTasks, ground: Handed[_Ground], setup: Setup, progress: Progress
-    ) -> None:
+    def __init__(self, work: Work, tasks: RayTasks, ground: Handed[_Ground], setup: Setup, progress: Progress) -> None:
         self.setup = setup
         self._work, self._tasks, self._ground, self._progress = work, tasks, ground, progress
         self._running: dict[int, _Running] = {}
 
-    def run(
-        self, study: Study, trials: int, timeout: float | None, on_trial: Callable[[FrozenTrial], None]
-    ) -> None:
+    def run(self, study: Study, trials: int, timeout: float | None, on_trial: Callable[[FrozenTrial], None]) -> None:
         """Run trials until the study has so many, as `studies.run_trials` does in one process."""
         end = None if timeout is None else time.monotonic() + timeout
         try:

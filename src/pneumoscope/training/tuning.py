@@ -123,7 +123,7 @@ def tune(
         metric: auroc (the default), average_precision, accuracy, f1, mcc or brier; the mean over the folds counts.
         storage: URL of a database, SQLite or PostgreSQL; by default a SQLite file in `out`.
         test: whether to train with the best settings and measure on the test split at the end.
-        on: `local`, or `ray` for the machines of a Ray cluster, which must all reach data and `out` under the same paths.
+        on: `local`, or `ray` for a Ray cluster, whose machines must reach data and `out` under the same paths.
         address: of the cluster, `HOST:PORT` or `auto`; by default `$RAY_ADDRESS`, else one on this machine.
         workers: trials at the same time on the cluster; by default as many as there are cores for.
         cpus_per_worker: cores for each of them, by default 1.
