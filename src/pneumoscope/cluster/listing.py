@@ -27,6 +27,7 @@ from pneumoscope.images.read import Reading
 from pneumoscope.text import were
 
 _TEXTS = {"id", "label", "patient", "sex", "view"}
+_WITNESSES = 1000
 _BATCH = 1000  # images that are listed before the first of them is given
 _ID = 32  # hex digits: 128 bits, so that no two of 10^8 images share an id
 _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):/+(?=[^/])", re.IGNORECASE)
@@ -86,6 +87,27 @@ def list_images(data: str, reading: Reading = Reading(), naming: Naming = Naming
         logging.getLogger("pneumoscope").warning("%s: repeated images are left out: %d.", data, repeated)
     if not len(seen):
         raise DataError(f"{data}: no images found here. Check the path.")
+
+
+class Witnesses:
+    """Some of the images that are listed now. If these can be reached, and others cannot, the others have gone.
+
+    Attributes:
+        paths: at most 1000, evenly spread.
+    """
+
+    def __init__(self) -> None:
+        self.paths: list[str] = []
+        self._step = 1
+
+    def watch(self, images: Iterable[ListedImage]) -> Iterator[ListedImage]:
+        """Yield the images, and keep some of them."""
+        for number, image in enumerate(images):
+            if number % self._step == 0:
+                self.paths.append(image.path)
+                if len(self.paths) > _WITNESSES:
+                    self.paths, self._step = self.paths[::2], 2 * self._step
+            yield image
 
 
 def _list(data: str, reading: Reading, naming: Naming) -> Iterator[ListedImage]:

@@ -6,14 +6,15 @@ import importlib
 import io
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pneumoscope import __version__, errors
 from pneumoscope.cluster import plan
-from pneumoscope.cluster.listing import list_images
+from pneumoscope.cluster.claim import Claim, claim_output
+from pneumoscope.cluster.listing import Witnesses, list_images
 from pneumoscope.cluster.storage import Storage
 from pneumoscope.cluster.worker import Job, ListPredictor, Options, conceal_patients, make_job
 from pneumoscope.config import Progress, checked
@@ -82,8 +83,8 @@ class Attempts:
 class PartPredictor:
     """A Ray actor that predicts whole parts, and writes each as one file."""
 
-    def __init__(self, job: Job, out: Storage, attempts: Any) -> None:
-        self._predictor = ListPredictor(job)
+    def __init__(self, job: Job, out: Storage, attempts: Any, witnesses: Sequence[str] = ()) -> None:
+        self._predictor = ListPredictor(job, witnesses)
         self._out, self._attempts = out, attempts
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[Any]]:
@@ -150,9 +151,21 @@ def predict_on_cluster(
     check_ray()
     place = Storage(out if not Storage(out).is_local else str(Path(out).absolute()))
     if not place.is_local:
-        return _predict(data, place, model, options, workers, (reading, naming), progress)
+        with claim_output(place) as claim:
+            return _predict(data, place, model, options, workers, (reading, naming), _check_often(claim, progress))
     with lock_folder(Path(place.url)):
         return _predict(data, place, model, options, workers, (reading, naming), progress)
+
+
+def _check_often(claim: Claim, progress: Progress | None) -> Progress:
+    """Progress that also checks that the claim still holds."""
+
+    def report(task: str, done: int, total: int) -> None:
+        claim.check()
+        if progress is not None:
+            progress(task, done, total)
+
+    return report
 
 
 def _predict(
@@ -168,12 +181,14 @@ def _predict(
     about: dict[str, Any] = {"schema": 1, "version": __version__, "model_sha256": job.fingerprint}
     about |= {"options": asdict(options), "reading": asdict(how[0])}
     plan.check_output(out, about)
-    plan.extend_plan(out, conceal_patients(list_images(data, *how), job.key), workers.part_size, about)
+    witnesses = Witnesses()
+    listed = witnesses.watch(list_images(data, *how))
+    plan.extend_plan(out, conceal_patients(listed, job.key), workers.part_size, about)
     work = plan.find_work(out)
     found = ClusterPredictions(out.url, work.images)
     if work.missing:
         with open_ray(workers.address) as ray:
-            for done in _run(ray, job, out, work.missing, workers):
+            for done in _run(ray, job, out, work.missing, workers, witnesses.paths):
                 found = _add(found, **done)
                 if progress is not None:
                     progress("Predicting", found.new, max(found.new, len(work.missing) * workers.part_size))
@@ -190,7 +205,9 @@ def _add(found: ClusterPredictions, new: int, failed: int, reason: str) -> Clust
     return replace(found, new=found.new + new, failed=found.failed + failed, reasons=reasons)
 
 
-def _run(ray: Any, job: Job, out: Storage, parts: list[plan.Part], workers: Workers) -> Iterator[dict[str, Any]]:
+def _run(
+    ray: Any, job: Job, out: Storage, parts: list[plan.Part], workers: Workers, witnesses: Sequence[str]
+) -> Iterator[dict[str, Any]]:
     """Predict parts on a cluster, and yield the result of each."""
     gpus = 1 if job.options.device == "cuda" else 0
     data = importlib.import_module("ray.data")
@@ -204,7 +221,7 @@ def _run(ray: Any, job: Job, out: Storage, parts: list[plan.Part], workers: Work
         PartPredictor,
         batch_size=1,
         compute=data.ActorPoolStrategy(min_size=1, max_size=most),
-        fn_constructor_args=(job, out, attempts),
+        fn_constructor_args=(job, out, attempts, witnesses),
         num_cpus=workers.cpus,
         num_gpus=gpus or None,
     )
