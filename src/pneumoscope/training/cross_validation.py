@@ -94,9 +94,9 @@ class CrossValidation(Drawn):
 def cross_validate(
     data: str | Path | None = None, out: str | Path = "runs/crossval", *, folds: Annotated[int, Ge(2)] | None = None,
     repeats: Count | None = None, include_test: bool = False, ensemble: bool = False, workers: Count | None = None,
-    on: On = "local", address: str | None = None, cpus_per_worker: Count | None = None,
-    config: Settings | str | Path | None = None, resume: bool = False, overwrite: bool = False,
-    cache: FeatureCache | bool = True, progress: Progress = notebook_progress, **options: Any,
+    on: On = "local", address: str | None = None, cpus_per_worker: Count | None = None, resume: bool = False,
+    config: Settings | str | Path | None = None, overwrite: bool = False, cache: FeatureCache | bool = True,
+    progress: Progress = notebook_progress, **options: Any,
 ) -> CrossValidation:  # fmt: skip
     """Train on all folds but one and measure on that one, fold by fold, and report on all folds together.
 
@@ -112,8 +112,7 @@ def cross_validate(
         repeats: how often the images are divided, each time with the next seed; by default once.
         include_test: divide the images of a split test too.
         ensemble: also make one model of those of all folds, in `out`/model; for a frozen backbone.
-        workers: folds trained at the same time; by default 1, on a cluster as many as it has cores for. Those of one
-            machine share its cores.
+        workers: folds trained at the same time; by default 1, on a cluster as many as it has cores for.
         on: `local`, or `ray` for a Ray cluster, whose machines must reach data and `out` under the same paths.
         address: of the cluster, `HOST:PORT` or `auto`; by default `$RAY_ADDRESS`, else one on this machine.
         cpus_per_worker: cores for each fold on the cluster, by default 1.
@@ -126,8 +125,7 @@ def cross_validate(
 
     Raises:
         UsageError, DataError, DownloadError: settings, data or weights that cannot be used, or `out` exists.
-        ServiceError: the cluster cannot be used.
-        MissingExtraError: Ray is not installed.
+        ServiceError, MissingExtraError: the cluster cannot be used, or Ray is not installed.
     """
     folder, pool = Path(out), choose_pool(on, address, workers, cpus_per_worker)
     options = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}

@@ -103,15 +103,14 @@ def tune(
     timeout: Annotated[float, Gt(0)] | None = None, space: str | Path | dict[str, Any] | None = None,
     folds: Annotated[int, Ge(1)] | None = None, metric: str | None = None, storage: str | None = None,
     test: bool = True, on: On = "local", address: str | None = None, workers: Count | None = None,
-    cpus_per_worker: Count | None = None,
-    config: Settings | str | Path | None = None, resume: bool = False, overwrite: bool = False,
-    cache: FeatureCache | bool = True, progress: Progress = notebook_progress, **options: Any,
+    cpus_per_worker: Count | None = None, config: Settings | str | Path | None = None, resume: bool = False,
+    overwrite: bool = False, cache: FeatureCache | bool = True, progress: Progress = notebook_progress, **options: Any,
 ) -> Tuning:  # fmt: skip
     """Search for the settings with the best metric on validation images, then measure them once on the test split.
 
-    The images of the splits train and val are divided into folds by patient. For each fold, a trial trains on all
-    others and is measured on this one; it stops early where other trials did better. The test split is read only after
-    the search. Several processes with the same arguments share the trials; the last one tests the best settings.
+    The images of the splits train and val are divided into folds by patient. A trial trains on all folds but one and is
+    measured on that one, fold by fold; it stops early where others did better. The test split is read only after the
+    search. Several processes with the same arguments share the trials; the last one tests the best settings.
 
     Args:
         data: folder or table; None if `config` or the search to resume names it.
@@ -136,29 +135,24 @@ def tune(
 
     Raises:
         UsageError, DataError, DownloadError: settings, space, data or database that cannot be used, or `out` exists.
-        ServiceError: the cluster cannot be used.
-        MissingExtraError: Optuna, Ray or the database's driver is not installed.
+        ServiceError, MissingExtraError: the cluster cannot be used; Optuna, Ray or a driver is missing.
     """
-    _require_optuna()
-    if on == "local" and workers is not None:
-        raise UsageError("has no effect without `on='ray'`. Start the command several times instead.", "workers")
-    folder, pool = Path(out), choose_pool(on, address, workers, cpus_per_worker)
+    folder, pool = Path(out), _choose_pool(on, address, workers, cpus_per_worker)
     options = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
     options["path"] = None if data is None else str(data)
     base = resolve(options, folder, config, resume, overwrite)
     if base.data.strict and not test:
         raise UsageError("has no effect without the test at the end, before which the data are audited.", "strict")
-    given = {"metric": metric, "folds": folds, "trials": trials}
     samples, drawn = read_split_samples(base)
     with lock_folder(folder, _PATIENCE):
+        given = {"metric": metric, "folds": folds, "trials": trials}
         design, domains = open_search(folder, base, samples, given, space, storage, resume, overwrite)
     with log_to(folder / "log.txt"), ExitStack() as stack:
         found = read_search(folder / RESULT) if (folder / RESULT).exists() else None
         if found is not None and found.test is not None:
             return _give_finished(folder, found, trials)
         features = stack.enter_context(open_cache(cache)) or stack.enter_context(FeatureCache(Path(":memory:")))
-        parts = divide(samples, base, design.folds)
-        named = [name for name, value in options.items() if value is not None]
+        named, parts = [key for key, each in options.items() if each is not None], divide(samples, base, design.folds)
         job = _Job(folder, base, design, domains, parts, drawn, named, features, progress, pool)
         study = stack.enter_context(job.open(storage or find_storage(folder, design), overwrite))
         job.search(study, trials or design.trials, timeout)
@@ -323,6 +317,14 @@ def _give_finished(folder: Path, search: Search, trials: int | None) -> Tuning:
         )
     _logger().info("The search in %s is finished.", folder)
     return Tuning(folder, resolve_settings({}, read_settings(folder / BEST), str(folder / BEST)), search)
+
+
+def _choose_pool(on: On, address: str | None, workers: int | None, cpus_per_worker: int | None) -> Pool | None:
+    """The pool that options describe; also checks that all packages are there."""
+    _require_optuna()
+    if on == "local" and workers is not None:
+        raise UsageError("has no effect without `on='ray'`. Start the command several times instead.", "workers")
+    return choose_pool(on, address, workers, cpus_per_worker)
 
 
 def _require_optuna() -> None:
