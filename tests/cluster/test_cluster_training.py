@@ -147,7 +147,7 @@ def test_an_error_of_a_worker_has_its_message_and_exit_code(
 ) -> None:
     shutil.copytree(images, tmp_path / "images")
     for path in (tmp_path / "images").glob("*/PNEUMONIA/*.png"):
-        path.write_bytes(b"no image")
+        path.write_bytes(f"no image {path.name}".encode())
     done = command("crossval", tmp_path / "images", "--out", tmp_path / "out", "--folds", 2, "--on", "ray", *WORDS)
     assert done.code == 3
     assert "unreadable images left out" in done.err
