@@ -3,12 +3,13 @@
     python benchmarks/cluster_predict.py [--images 2000] [--nodes 1 2 4] [--part-size 100] [--size 224]
     python benchmarks/cluster_predict.py --images 1000 --copies 20 --nodes 2 --kills-only
     python benchmarks/cluster_predict.py --plan 1000000
+    python benchmarks/cluster_predict.py --ids 5000000
 
 Each node is a set of Ray processes that offers one core. All share the cores of this machine, so more nodes than cores
 show overhead, not speed. The images are phantoms. In the last run the driver is killed when a tenth of the images is
 done, and started again; then a worker and a node are killed. At the end every image must have one row. With --copies,
-each image has so many names, and each name counts as an image. The last command only plans: it lists so many addresses
-of files that do not exist, twice, because a run that is continued lists them again.
+each image has so many names, and each name counts as an image. --plan only plans: it lists so many addresses
+of files that do not exist, twice, because a run that is continued lists them again. --ids only measures the set of ids.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from typing import Any
 
 from pyarrow import parquet
 
+from pneumoscope.cluster.ids import IdSet
 from pneumoscope.cluster.listing import ListedImage
 from pneumoscope.cluster.plan import extend_plan, find_work
 from pneumoscope.cluster.storage import Storage
@@ -45,7 +47,11 @@ def main() -> None:
     parser.add_argument("--copies", type=int, default=1)
     parser.add_argument("--kills-only", action="store_true")
     parser.add_argument("--plan", type=int)
+    parser.add_argument("--ids", type=int)
     arguments = parser.parse_args()
+    if arguments.ids:
+        measure_ids(arguments.ids)
+        return
     if arguments.plan:
         measure_plan(arguments.plan)
         return
@@ -86,6 +92,16 @@ def measure_plan(count: int) -> None:
         size = sum(each.stat().st_size for each in Path(kept, "plans").iterdir())
     more = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / count
     print(f"plan: {size / count:.0f} bytes an image on disk, {more:.0f} in memory")
+
+
+def measure_ids(count: int) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start, ids = time.process_time(), IdSet()
+    for _ in range(count // 1000):
+        ids.add([os.urandom(16).hex() for _ in range(1000)])
+    seconds = time.process_time() - start
+    more = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / count
+    print(f"{len(ids)} ids: {more:.0f} bytes each in memory, {seconds:.1f} s of one core")
 
 
 def list_addresses(count: int) -> Iterator[ListedImage]:

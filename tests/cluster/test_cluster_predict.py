@@ -26,14 +26,17 @@ from PIL import Image
 from pyarrow import parquet
 
 from commands import Command
-from pneumoscope.cluster.engine import open_ray
+from pneumoscope.cluster import claim
+from pneumoscope.cluster.ids import IdSet
 from pneumoscope.cluster.listing import list_images
 from pneumoscope.cluster.predict import ClusterPredictions, Workers, predict_on_cluster
-from pneumoscope.cluster.worker import Options
+from pneumoscope.cluster.storage import Storage
+from pneumoscope.cluster.worker import ListPredictor, Options, make_job
 from pneumoscope.datasets.columns import Naming
 from pneumoscope.errors import DataError, MissingExtraError, UsageError
 from pneumoscope.images.read import Reading
 from pneumoscope.inference.predictor import load
+from pneumoscope.tasks.engine import open_ray
 from pneumoscope.training.train import Run
 
 COMMAND = (sys.executable, "-m", "pneumoscope", "cluster", "predict")
@@ -67,6 +70,7 @@ def ray(bucket: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # workers find modules where this process does
         with open_ray(cpus=1) as running:
             yield running
+        assert "RAY_AUTH_TOKEN" not in os.environ  # programs that this process starts later need not know it
 
 
 def read_rows(out: Path | str) -> dict[str, dict[str, Any]]:
@@ -157,7 +161,7 @@ def test_an_output_of_another_model_or_other_options_is_refused(
 
 
 def test_the_lack_of_ray_is_said_before_anything_is_read(run: Run, tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr("pneumoscope.cluster.engine.find_spec", lambda _: None)
+    monkeypatch.setattr("pneumoscope.tasks.engine.find_spec", lambda _: None)
     with pytest.raises(MissingExtraError, match=r"pneumoscope\[ray\]"):
         predict(tmp_path / "nowhere", tmp_path / "out", run)
     assert not (tmp_path / "out").exists()
@@ -225,9 +229,66 @@ def test_a_file_that_cannot_be_read_is_a_row_and_what_a_table_says_counts(
 def test_images_that_no_machine_reaches_are_not_taken_for_bad_images(ray: Any, run: Run, tmp_path: Path) -> None:
     table = tmp_path / "table.csv"
     table.write_text("path\nmemory://no/a.png\nmemory://no/b.png\n")
-    with pytest.raises(DataError, match="none of 2 images can be reached"):
+    with pytest.raises(DataError, match="2 of 2 images cannot be reached"):
         predict(table, tmp_path / "out", run)
     assert not (tmp_path / "out" / "predictions").exists()
+
+
+def test_images_that_have_gone_are_rows_if_others_are_there_and_a_lost_mount_is_not(
+    images: Path, run: Run, tmp_path: Path
+) -> None:
+    folder = tmp_path / "images"
+    shutil.copytree(images / "val", folder)
+    listed = list(list_images(str(folder)))
+    gone = [each for each in listed if "NORMAL" in each.path]
+    there = next(each.path for each in listed if "PNEUMONIA" in each.path)
+    assert gone
+    shutil.rmtree(folder / "NORMAL")
+    job = make_job(run.model)
+    rows = list(ListPredictor(job, [*(each.path for each in gone), there]).run(gone))
+    assert [row["id"] for row in rows] == [each.id for each in gone]
+    assert all("No such file" in str(row["error"]) for row in rows)
+    folder.rename(tmp_path / "unmounted")
+    folder.mkdir()
+    for lost in (gone, listed):
+        with pytest.raises(DataError, match="images cannot be reached"):
+            list(ListPredictor(job, [there]).run(lost))
+
+
+def test_a_second_command_in_a_bucket_is_refused_and_a_killed_one_is_not_waited_for_long(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claim, "_RENEWED", 0.2)
+    monkeypatch.setattr(claim, "_PATIENCE", 2.0)
+    out = Storage(f"{bucket}/claimed")
+    with claim.claim_output(out) as first:
+        with pytest.raises(UsageError, match=r"another command on .* writes to"), claim.claim_output(out):
+            pass
+        first.check()
+    assert not out.exists(claim.CLAIM)
+    out.write(claim.CLAIM, b'{"owner": "of a killed command"}')
+    with claim.claim_output(out) as taken:
+        assert b"killed" not in out.read(claim.CLAIM)
+        assert not out.create(claim.CLAIM, b"")
+        out.write(claim.CLAIM, b'{"owner": "which came back"}')
+        time.sleep(1)
+        with pytest.raises(UsageError, match="another command writes to"):
+            taken.check()
+    assert out.exists(claim.CLAIM)  # that of the other one
+
+
+def test_ids_are_found_again_whatever_they_end_with() -> None:
+    ids, seen = IdSet(), set[str]()
+    for begin in range(0, 900, 30):
+        batch = [f"{number * number % 701:030x}00" for number in range(begin, begin + 40)]
+        new = []
+        for each in batch:
+            new.append(each not in seen)
+            seen.add(each)
+        assert ids.add(batch) == new
+        assert all(ids.has(batch))
+    assert len(ids) == len(seen)
+    assert ids.has(["f" * 32]) == [False]
 
 
 def test_a_bucket_is_read_and_written(ray: Any, bucket: str, images: Path, run: Run, tmp_path: Path) -> None:

@@ -32,12 +32,7 @@ def predict(
     invert: options.Invert = False,
     any_modality: options.AnyModality = False,
     device: options.Device = "auto",
-    address: Annotated[
-        str | None,
-        option(
-            "Ray cluster to use, HOST:PORT or auto. [default: $RAY_ADDRESS, else a new one on this machine]", COMPUTING
-        ),
-    ] = None,
+    address: options.Address = None,
     workers: Annotated[
         int | None, option("Most processes that predict. [default: as many as there are cores]", COMPUTING, least=1)
     ] = None,

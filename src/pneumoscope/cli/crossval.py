@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pneumoscope.cli.options import Cache, Out, Overwrite, option
+from pneumoscope.cli.options import Address, Cache, CpusPerWorker, On, Out, Overwrite, option
 from pneumoscope.cli.output import (
     count_images,
     echo,
@@ -41,8 +41,16 @@ def crossval(
         bool, option("Also make one model of those of all folds (frozen backbone).", _FOLDS, "--ensemble")
     ] = False,
     workers: Annotated[
-        int, option("Folds trained at the same time; they share the processor's cores.", _FOLDS, least=1)
-    ] = 1,
+        int | None,
+        option(
+            "Folds trained at the same time. [default: 1, or with --on ray as many as there are cores for]",
+            _FOLDS,
+            least=1,
+        ),
+    ] = None,
+    on: On = "local",
+    address: Address = None,
+    cpus_per_worker: CpusPerWorker = None,
     config: Annotated[Path | None, option("YAML file of settings, such as a run's config.yaml.")] = None,
     resume: Annotated[bool, option("Continue an interrupted cross-validation.", None, "--resume")] = False,
     overwrite: Overwrite = False,
@@ -57,7 +65,8 @@ def crossval(
 
         result = job.cross_validate(
             data, out, folds=folds, repeats=repeats, include_test=include_test, ensemble=ensemble, workers=workers,
-            config=config, resume=resume, overwrite=overwrite, cache=cache, progress=progress, **context.obj,
+            on=on, address=address, cpus_per_worker=cpus_per_worker, config=config, resume=resume, overwrite=overwrite,
+            cache=cache, progress=progress, **context.obj,
         )  # fmt: skip
     print_cross_validation(result)
 

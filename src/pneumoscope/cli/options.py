@@ -82,6 +82,16 @@ AnyModality = Annotated[
 Seed = Annotated[int, option("Fixes every random choice.", COMPUTING, least=0)]
 Resamples = Annotated[int, option("Bootstrap resamples for each interval.", COMPUTING, least=1)]
 Device = Annotated[Literal["auto", "cpu", "cuda"], option("Device to compute on.", COMPUTING)]
+On = Annotated[
+    Literal["local", "ray"], option("Use this machine alone, or the machines of a Ray cluster.", COMPUTING, "--on")
+]
+Address = Annotated[
+    str | None,
+    option("Ray cluster to use, HOST:PORT or auto. [default: $RAY_ADDRESS, else a new one on this machine]", COMPUTING),
+]
+CpusPerWorker = Annotated[
+    int | None, option("With --on ray: cores that each worker computes with. [default: 1]", COMPUTING, least=1)
+]
 Cache = Annotated[bool, option("Keep features on disk and reuse them.", COMPUTING)]
 
 # What another program predicted

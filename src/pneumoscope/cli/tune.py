@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pneumoscope.cli.options import Cache, Out, Overwrite, option
+from pneumoscope.cli.options import COMPUTING, Address, Cache, CpusPerWorker, On, Out, Overwrite, option
 from pneumoscope.cli.output import count_images, echo, make_table, open_console, show_interval, show_progress
 
 if TYPE_CHECKING:
@@ -41,6 +41,13 @@ def tune(
         str | None, option("URL of a SQLite or PostgreSQL database. [default: a file in the folder]", _SEARCH)
     ] = None,
     test: Annotated[bool, option("Measure the best settings on the test split at the end, once.", _SEARCH)] = True,
+    on: On = "local",
+    address: Address = None,
+    workers: Annotated[
+        int | None,
+        option("With --on ray: trials at the same time. [default: as many as there are cores]", COMPUTING, least=1),
+    ] = None,
+    cpus_per_worker: CpusPerWorker = None,
     config: Annotated[Path | None, option("YAML file of settings, such as a run's config.yaml.")] = None,
     resume: Annotated[bool, option("Continue an interrupted search.", None, "--resume")] = False,
     overwrite: Overwrite = False,
@@ -55,8 +62,8 @@ def tune(
 
         result = job.tune(
             data, out, trials=trials, timeout=timeout, space=space, folds=folds, metric=metric, storage=storage,
-            test=test, config=config, resume=resume, overwrite=overwrite, cache=cache, progress=progress,
-            **context.obj,
+            test=test, on=on, address=address, workers=workers, cpus_per_worker=cpus_per_worker, config=config,
+            resume=resume, overwrite=overwrite, cache=cache, progress=progress, **context.obj,
         )  # fmt: skip
     print_tuning(result)
 

@@ -9,9 +9,11 @@ import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from pneumoscope.cluster.ids import IdSet
 from pneumoscope.cluster.storage import Storage, is_url, join
 from pneumoscope.datasets import tables
 from pneumoscope.datasets.columns import Naming
@@ -25,6 +27,8 @@ from pneumoscope.images.read import Reading
 from pneumoscope.text import were
 
 _TEXTS = {"id", "label", "patient", "sex", "view"}
+_WITNESSES = 1000
+_BATCH = 1000  # images that are listed before the first of them is given
 _ID = 32  # hex digits: 128 bits, so that no two of 10^8 images share an id
 _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):/+(?=[^/])", re.IGNORECASE)
 # DICOM files often have a UID for a name, whose last number looks like a suffix.
@@ -71,19 +75,39 @@ def list_images(data: str, reading: Reading = Reading(), naming: Naming = Naming
     Raises:
         DataError: there are no images, or it cannot be read.
     """
-    seen: set[bytes] = set()
-    repeated = 0
-    for image in _list(data, reading, naming):
-        key = bytes.fromhex(image.id)
-        if key in seen:
-            repeated += 1
-            continue
-        seen.add(key)
-        yield image
+    seen, repeated = IdSet(), 0
+    listed = _list(data, reading, naming)
+    while batch := list(islice(listed, _BATCH)):
+        for image, is_new in zip(batch, seen.add([each.id for each in batch]), strict=True):
+            if is_new:
+                yield image
+            else:
+                repeated += 1
     if repeated:
         logging.getLogger("pneumoscope").warning("%s: repeated images are left out: %d.", data, repeated)
-    if not seen:
+    if not len(seen):
         raise DataError(f"{data}: no images found here. Check the path.")
+
+
+class Witnesses:
+    """Some of the images that are listed now. If these can be reached, and others cannot, the others have gone.
+
+    Attributes:
+        paths: at most 1000, evenly spread.
+    """
+
+    def __init__(self) -> None:
+        self.paths: list[str] = []
+        self._step = 1
+
+    def watch(self, images: Iterable[ListedImage]) -> Iterator[ListedImage]:
+        """Yield the images, and keep some of them."""
+        for number, image in enumerate(images):
+            if number % self._step == 0:
+                self.paths.append(image.path)
+                if len(self.paths) > _WITNESSES:
+                    self.paths, self._step = self.paths[::2], 2 * self._step
+            yield image
 
 
 def _list(data: str, reading: Reading, naming: Naming) -> Iterator[ListedImage]:

@@ -16,12 +16,14 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
 
+from pneumoscope.cluster.ids import IdSet
 from pneumoscope.cluster.listing import ListedImage
 from pneumoscope.cluster.storage import Storage
 from pneumoscope.errors import DataError, UsageError
 
 ABOUT, PLANS, PREDICTIONS = "cluster.json", "plans", "predictions"
 _PLAN = re.compile(r"\d{6}\.parquet")
+_BATCH = 1000  # images that are looked up at a time
 _PARTS = 100  # in a plan at most
 
 
@@ -80,8 +82,11 @@ def extend_plan(out: Storage, images: Iterable[ListedImage], part_size: int, abo
     from pyarrow import parquet
 
     plans = _list_plans(out)
-    known = {bytes.fromhex(each) for plan in plans for each in _read_column(out, _name_plan(plan), "id")}
-    new = (image for image in images if bytes.fromhex(image.id) not in known)
+    known = IdSet()
+    for plan in plans:
+        for ids in _read_column(out, _name_plan(plan), "id"):
+            known.add(ids)
+    new = _select_new(images, known)
     number, count = len(plans), 0
     while batch := list(islice(new, _PARTS * part_size)):
         sink = io.BytesIO()
@@ -92,6 +97,13 @@ def extend_plan(out: Storage, images: Iterable[ListedImage], part_size: int, abo
     if not out.exists(ABOUT):
         out.write(ABOUT, (json.dumps(about, indent=2) + "\n").encode())
     return count
+
+
+def _select_new(images: Iterable[ListedImage], known: IdSet) -> Iterator[ListedImage]:
+    listed = iter(images)
+    while batch := list(islice(listed, _BATCH)):
+        is_known = known.has([each.id for each in batch])
+        yield from (image for image, old in zip(batch, is_known, strict=True) if not old)
 
 
 def find_work(out: Storage) -> Work:
@@ -124,12 +136,12 @@ def _name_plan(number: int) -> str:
     return f"{PLANS}/{number:06}.parquet"
 
 
-def _read_column(out: Storage, name: str, column: str) -> Iterator[Any]:
+def _read_column(out: Storage, name: str, column: str) -> Iterator[list[Any]]:
     from pyarrow import parquet
 
     with out.open(name) as file, parquet.ParquetFile(file) as table:
         for group in range(table.num_row_groups):
-            yield from table.read_row_group(group, columns=[column], use_threads=False)[column].to_pylist()
+            yield table.read_row_group(group, columns=[column], use_threads=False)[column].to_pylist()
 
 
 def _make_schema() -> Any:

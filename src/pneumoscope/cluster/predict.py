@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pneumoscope import __version__, errors
 from pneumoscope.cluster import plan
-from pneumoscope.cluster.engine import check_ray, open_ray
-from pneumoscope.cluster.listing import list_images
+from pneumoscope.cluster.claim import Claim, claim_output
+from pneumoscope.cluster.listing import Witnesses, list_images
 from pneumoscope.cluster.storage import Storage
 from pneumoscope.cluster.worker import Job, ListPredictor, Options, conceal_patients, make_job
 from pneumoscope.config import Progress, checked
@@ -22,6 +23,8 @@ from pneumoscope.errors import DataError, PneumoscopeError, ServiceError
 from pneumoscope.files import lock_folder
 from pneumoscope.images.read import Reading
 from pneumoscope.inference.formats import to_table
+from pneumoscope.tasks.engine import check_ray, open_ray
+from pneumoscope.tasks.ray_tasks import count_slots
 from pneumoscope.text import shorten
 
 _BLOCKS = 10_000  # most pieces of work; Ray keeps a record of each
@@ -80,8 +83,8 @@ class Attempts:
 class PartPredictor:
     """A Ray actor that predicts whole parts, and writes each as one file."""
 
-    def __init__(self, job: Job, out: Storage, attempts: Any) -> None:
-        self._predictor = ListPredictor(job)
+    def __init__(self, job: Job, out: Storage, attempts: Any, witnesses: Sequence[str] = ()) -> None:
+        self._predictor = ListPredictor(job, witnesses)
         self._out, self._attempts = out, attempts
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[Any]]:
@@ -148,9 +151,21 @@ def predict_on_cluster(
     check_ray()
     place = Storage(out if not Storage(out).is_local else str(Path(out).absolute()))
     if not place.is_local:
-        return _predict(data, place, model, options, workers, (reading, naming), progress)
+        with claim_output(place) as claim:
+            return _predict(data, place, model, options, workers, (reading, naming), _check_often(claim, progress))
     with lock_folder(Path(place.url)):
         return _predict(data, place, model, options, workers, (reading, naming), progress)
+
+
+def _check_often(claim: Claim, progress: Progress | None) -> Progress:
+    """Progress that also checks that the claim still holds."""
+
+    def report(task: str, done: int, total: int) -> None:
+        claim.check()
+        if progress is not None:
+            progress(task, done, total)
+
+    return report
 
 
 def _predict(
@@ -166,12 +181,14 @@ def _predict(
     about: dict[str, Any] = {"schema": 1, "version": __version__, "model_sha256": job.fingerprint}
     about |= {"options": asdict(options), "reading": asdict(how[0])}
     plan.check_output(out, about)
-    plan.extend_plan(out, conceal_patients(list_images(data, *how), job.key), workers.part_size, about)
+    witnesses = Witnesses()
+    listed = witnesses.watch(list_images(data, *how))
+    plan.extend_plan(out, conceal_patients(listed, job.key), workers.part_size, about)
     work = plan.find_work(out)
     found = ClusterPredictions(out.url, work.images)
     if work.missing:
         with open_ray(workers.address) as ray:
-            for done in _run(ray, job, out, work.missing, workers):
+            for done in _run(ray, job, out, work.missing, workers, witnesses.paths):
                 found = _add(found, **done)
                 if progress is not None:
                     progress("Predicting", found.new, max(found.new, len(work.missing) * workers.part_size))
@@ -188,35 +205,30 @@ def _add(found: ClusterPredictions, new: int, failed: int, reason: str) -> Clust
     return replace(found, new=found.new + new, failed=found.failed + failed, reasons=reasons)
 
 
-def _run(ray: Any, job: Job, out: Storage, parts: list[plan.Part], workers: Workers) -> Iterator[dict[str, Any]]:
+def _run(
+    ray: Any, job: Job, out: Storage, parts: list[plan.Part], workers: Workers, witnesses: Sequence[str]
+) -> Iterator[dict[str, Any]]:
     """Predict parts on a cluster, and yield the result of each."""
-    if job.options.device == "cuda" and not ray.cluster_resources().get("GPU"):  # Ray would wait for one for ever
-        raise ServiceError("no machine of the cluster has a GPU. Choose another `device`.")
-    context = ray.data.DataContext.get_current()
+    gpus = 1 if job.options.device == "cuda" else 0
+    data = importlib.import_module("ray.data")
+    context = data.DataContext.get_current()
     context.enable_progress_bars = False
     attempts = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Attempts).remote()
     blocks = min(len(parts), _BLOCKS)
-    work = ray.data.from_items([asdict(part) for part in parts], override_num_blocks=blocks)
+    most = min(workers.count or blocks, count_slots(ray, workers.cpus, gpus), blocks)
+    work = data.from_items([asdict(part) for part in parts], override_num_blocks=blocks)
     rows = work.map_batches(
         PartPredictor,
         batch_size=1,
-        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=_count_workers(ray, workers, blocks)),
-        fn_constructor_args=(job, out, attempts),
+        compute=data.ActorPoolStrategy(min_size=1, max_size=most),
+        fn_constructor_args=(job, out, attempts, witnesses),
         num_cpus=workers.cpus,
-        num_gpus=1 if job.options.device == "cuda" else None,
+        num_gpus=gpus or None,
     )
     try:
         yield from rows.iter_rows()
     except Exception as problem:  # Ray raises errors of many kinds
         raise _explain(str(problem)) from None
-
-
-def _count_workers(ray: Any, workers: Workers, blocks: int) -> int:
-    cores = [int(each["Resources"].get("CPU", 0)) for each in ray.nodes() if each["Alive"]]
-    most = sum(each // workers.cpus for each in cores)
-    if most < 1:
-        raise ServiceError(f"no machine of the cluster has {workers.cpus} cores. Lower `cpus_per_worker`.")
-    return max(1, min(workers.count or most, blocks))
 
 
 def _explain(text: str) -> PneumoscopeError:

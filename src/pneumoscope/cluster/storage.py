@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -120,6 +120,26 @@ class Storage:
         with reaching(join(self.url, name)):
             system.pipe_file(join(path, name), content)
 
+    def create(self, name: str, content: bytes) -> bool:
+        """Write a file unless it exists; say whether it was written. A storage that cannot refuse writes it anyway."""
+        system, path = self._opened
+        with reaching(join(self.url, name)):
+            try:
+                system.pipe_file(join(path, name), content, mode="create")
+            except FileExistsError:
+                return False
+            except (TypeError, NotImplementedError):
+                if self.exists(name):
+                    return False
+                system.pipe_file(join(path, name), content)
+        return True
+
+    def delete(self, name: str) -> None:
+        """Delete a file, if it exists."""
+        system, path = self._opened
+        with reaching(join(self.url, name)), suppress(FileNotFoundError):
+            system.rm_file(join(path, name))
+
 
 class Reader:
     """Reads images at addresses; keeps the file systems open."""
@@ -143,3 +163,14 @@ class Reader:
         if len(content) > limits.MAX_BYTES:
             raise DataError(f"{url}: more than {limits.MAX_BYTES:,} bytes, the limit.")
         return content
+
+    def reaches(self, url: str) -> bool:
+        """Whether a file can be read now."""
+        try:
+            with reaching(url):
+                import fsspec
+
+                system, path = fsspec.core.url_to_fs(url, use_listings_cache=False, skip_instance_cache=True)
+                return bool(system.cat_file(path, start=0, end=1))
+        except DataError:
+            return False

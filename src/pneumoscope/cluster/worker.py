@@ -6,7 +6,8 @@ import hashlib
 import os
 import platform
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from pneumoscope.inference.predictor import Predictor, load
 from pneumoscope.models.model_folder import find_model
 from pneumoscope.models.references import locate_model
 
+_NEAR = 5  # other images that are looked for where some cannot be reached
 _AHEAD = 32  # images that are read and waiting at most
 
 
@@ -98,11 +100,15 @@ def conceal_patients(images: Iterable[ListedImage], key: bytes | None) -> Iterat
 class ListPredictor:
     """Predicts listed images, wherever they are; what a list says of patients is from `conceal_patients`.
 
+    Args:
+        job: what to predict with.
+        witnesses: images that the machine of the command has just listed.
+
     Raises:
         UsageError: this machine has another version of pneumoscope than the one that made the job.
     """
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, witnesses: Sequence[str] = ()) -> None:
         if job.version != __version__:
             raise UsageError(
                 f"a worker has pneumoscope {__version__}, and this machine has {job.version}. Install one version "
@@ -116,12 +122,13 @@ class ListPredictor:
             self.predictor = _load(kept, job.options)
         self._key = job.key
         self._reader = Reader()
+        self._witnesses = witnesses
 
     def run(self, images: Iterable[ListedImage]) -> Iterator[Row]:
         """Yield a row for each image, in order, with an error where there is no prediction.
 
         Raises:
-            DataError: none of several images can be reached, so a mount or the access is at fault.
+            DataError: some images cannot be reached, and neither can others, so a mount or the access is at fault.
         """
         images = list(images)
         unreached: set[str] = set()
@@ -133,11 +140,28 @@ class ListPredictor:
                 identity["patient"] = compute_pseudonym(self._key, identity["patient"])
             row = prediction.to_row(model.labels, grouped=grouped) | {"path": image.path}
             yield {"id": image.id, **row, **identity, "sha256": prediction.sha256 or None}
-        if len(unreached) == len(images) > 1:
+        if unreached and not self._reaches_others(images, unreached):
+            lost = next(each.path for each in images if each.id in unreached)
             raise DataError(
-                f"{platform.node()}: none of {len(images)} images can be reached, such as {images[0].path}. Every "
-                "machine of the cluster must reach them under this path. If they are gone, choose another `out`."
+                f"{platform.node()}: {len(unreached)} of {len(images)} images cannot be reached, such as {lost}, and "
+                "neither can others near them. Every machine of the cluster must reach them under this path."
             )
+
+    def _reaches_others(self, images: Sequence[ListedImage], unreached: AbstractSet[str]) -> bool:
+        """Whether of each storage, those other images whose paths are most alike can be reached: then it is there."""
+        lost = {each.path for each in images if each.id in unreached}
+        others = {*self._witnesses, *(each.path for each in images)} - lost
+        if not others:
+            return len(images) == 1  # nothing can be said of a single image
+        for path in {_name_storage(path): path for path in lost}.values():
+            near = [each for each in others if _name_storage(each) == _name_storage(path)]
+            near.sort(key=lambda other: -len(os.path.commonprefix([path, other])))  # noqa: RUF071
+            if not any(map(self._reaches, near[:_NEAR])):
+                return False
+        return True
+
+    def _reaches(self, path: str) -> bool:
+        return self._reader.reaches(path) if is_url(path) else os.path.exists(path)  # noqa: PTH110
 
     def _read(self, image: ListedImage, unreached: set[str]) -> Extract:
         sample, spec = image.to_sample(), self.predictor.model.input
@@ -153,3 +177,8 @@ class ListPredictor:
         extract = read_source(ImageBytes(content, image.path, sample.reading), spec)
         extract.source = sample
         return extract
+
+
+def _name_storage(path: str) -> str:
+    """The bucket or host of an address; empty for a file of this machine."""
+    return "/".join(path.split("/", 3)[:3]) if is_url(path) else ""

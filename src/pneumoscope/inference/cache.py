@@ -20,6 +20,7 @@ from pneumoscope.errors import UsageError
 from pneumoscope.files import cache_folder
 
 Array = NDArray[np.float32]
+MEMORY = Path(":memory:")  # a cache that is not on disk
 
 
 class FeatureCache:
@@ -88,6 +89,43 @@ class FeatureCache:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class CollectingCache(FeatureCache):
+    """Features in memory: what is looked up in another cache, and what is added to both. Other machines can get them.
+
+    Args:
+        source: the other cache, which stays open.
+    """
+
+    def __init__(self, source: FeatureCache) -> None:
+        super().__init__(MEMORY, source._max_bytes)
+        self._source = source
+
+    def get(self, digest: str, key: str) -> Array | None:
+        """As for any cache."""
+        found = super().get(digest, key)
+        if found is None and (found := self._source.get(digest, key)) is not None:
+            super().put(key, [(digest, found)])
+        return found
+
+    def put(self, key: str, entries: Iterable[tuple[str, Array]]) -> None:
+        """As for any cache."""
+        entries = list(entries)
+        super().put(key, entries)
+        self._source.put(key, entries)
+
+    def pack(self) -> NDArray[np.uint8]:
+        """All that was collected, for `unpack_cache`."""
+        with self._lock:
+            return np.frombuffer(self._database.serialize(), np.uint8)
+
+
+def unpack_cache(content: NDArray[np.uint8]) -> FeatureCache:
+    """A cache in memory, with what another one collected."""
+    cache = FeatureCache(MEMORY)
+    cache._database.deserialize(memoryview(content))
+    return cache
 
 
 def _check(width: object, vectors: object, checksum: object) -> Array | None:

@@ -20,10 +20,12 @@ from pneumoscope.files import claim_folder, lock_folder
 from pneumoscope.inference.cache import FeatureCache, open_cache
 from pneumoscope.notebook import Drawn, notebook_progress, to_frame, to_html
 from pneumoscope.reports.evaluation_report import OUTPUTS
+from pneumoscope.tasks.ray_tasks import On, Pool, choose_pool
 from pneumoscope.text import counted
 from pneumoscope.training.data import Setup, read
 from pneumoscope.training.ensemble import check_ensemble, save_ensemble
 from pneumoscope.training.fold_results import RESULT, TABLE, Trained, predict_folds, write_results
+from pneumoscope.training.fold_tasks import train_folds_on_ray
 from pneumoscope.training.folds import FOLDS, Design, Division, Shared, divide, extract_all, prepare_jobs, train_folds
 from pneumoscope.training.idle import log_idle
 from pneumoscope.training.remarks import log_data
@@ -91,9 +93,10 @@ class CrossValidation(Drawn):
 @checked
 def cross_validate(
     data: str | Path | None = None, out: str | Path = "runs/crossval", *, folds: Annotated[int, Ge(2)] | None = None,
-    repeats: Count | None = None, include_test: bool = False, ensemble: bool = False, workers: Count = 1,
-    config: Settings | str | Path | None = None, resume: bool = False, overwrite: bool = False,
-    cache: FeatureCache | bool = True, progress: Progress = notebook_progress, **options: Any,
+    repeats: Count | None = None, include_test: bool = False, ensemble: bool = False, workers: Count | None = None,
+    on: On = "local", address: str | None = None, cpus_per_worker: Count | None = None, resume: bool = False,
+    config: Settings | str | Path | None = None, overwrite: bool = False, cache: FeatureCache | bool = True,
+    progress: Progress = notebook_progress, **options: Any,
 ) -> CrossValidation:  # fmt: skip
     """Train on all folds but one and measure on that one, fold by fold, and report on all folds together.
 
@@ -109,7 +112,10 @@ def cross_validate(
         repeats: how often the images are divided, each time with the next seed; by default once.
         include_test: divide the images of a split test too.
         ensemble: also make one model of those of all folds, in `out`/model; for a frozen backbone.
-        workers: folds trained at the same time, in processes that share the processor's cores.
+        workers: folds trained at the same time; by default 1, on a cluster as many as it has cores for.
+        on: `local`, or `ray` for a Ray cluster, whose machines must reach data and `out` under the same paths.
+        address: of the cluster, `HOST:PORT` or `auto`; by default `$RAY_ADDRESS`, else one on this machine.
+        cpus_per_worker: cores for each fold on the cluster, by default 1.
         config: settings, or a YAML file of them, such as a run's `config.yaml`.
         resume: continue an interrupted cross-validation; finished folds are kept.
         overwrite: whether to replace an earlier cross-validation in `out`.
@@ -119,8 +125,9 @@ def cross_validate(
 
     Raises:
         UsageError, DataError, DownloadError: settings, data or weights that cannot be used, or `out` exists.
+        ServiceError, MissingExtraError: the cluster cannot be used, or Ray is not installed.
     """
-    folder = Path(out)
+    folder, pool = Path(out), choose_pool(on, address, workers, cpus_per_worker)
     options = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
     options["path"] = None if data is None else str(data)
     if options.get("test_fraction") is not None:
@@ -138,7 +145,7 @@ def cross_validate(
             write_mapping(folder / DESIGN, design)
         with log_to(folder / "log.txt"), _share_cache(cache, folder) as shared:
             named = [name for name, value in options.items() if value is not None and name != "val_fraction"]
-            trained = _train(folder, settings, division, named, shared, workers, progress)
+            trained = _train(folder, settings, division, named, shared, workers or 1, pool, progress)
             results = predict_folds(trained, progress)
             found, measured = write_results(trained, results)
             if ensemble:
@@ -148,7 +155,7 @@ def cross_validate(
 
 def _train(
     folder: Path, settings: Settings, division: Division, named: Collection[str], cache: FeatureCache, workers: int,
-    progress: Progress,
+    pool: Pool | None, progress: Progress,
 ) -> Trained:  # fmt: skip
     """Say how the images are divided, compute their features once, and train the folds."""
     jobs = prepare_jobs(settings, division, folder)
@@ -156,8 +163,11 @@ def _train(
         setup = read(jobs[0].settings)
     _log_division(division, setup)
     log_idle(setup, named)
-    shared = Shared(setup, extract_all(setup, cache, progress))
-    train_folds(jobs, cache.path, workers, shared, progress)
+    if pool is not None:
+        shared = train_folds_on_ray(jobs, setup, cache, pool, progress)
+    else:
+        shared = Shared(setup, extract_all(setup, cache, progress))
+        train_folds(jobs, cache.path, workers, shared, progress)
     return Trained(folder, settings, setup, division, jobs, cache, shared.computing.engine)
 
 

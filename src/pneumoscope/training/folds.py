@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -225,16 +226,21 @@ def _limit_threads(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-def train_fold(job: Job, cache: Path, shared: Shared | None = None, progress: Progress = silent) -> None:
+def train_fold(
+    job: Job, cache: Path | FeatureCache, shared: Shared | None = None, progress: Progress = silent,
+    patience: float = 0.0,
+) -> None:  # fmt: skip
     """Train one fold, or continue its training, and measure it on its test images.
 
-    Its folder is that of a run without a report, which `pneumoscope train --out FOLDER --resume` adds.
+    Its folder is that of a run without a report, which `pneumoscope train --out FOLDER --resume` adds. `patience`:
+    seconds to wait for another process that trains it and is about to end.
     """
     folder = job.folder
     with hush():
         began = (folder / "config.yaml").exists()
         setup = read(resume_settings(folder, {}) if began else job.settings, shared.setup if shared else None)
-        with lock_folder(folder), FeatureCache(cache) as opened:
+        opening = nullcontext(cache) if isinstance(cache, FeatureCache) else FeatureCache(cache)
+        with lock_folder(folder, patience), opening as opened:
             open_run(folder, setup, resume=began, overwrite=False)
             with log_to(folder / "log.txt"):
                 remarks, engine = load_remarks(folder), None

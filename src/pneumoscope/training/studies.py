@@ -1,4 +1,4 @@
-"""The study behind `tune`: Optuna's sampler, pruner and storage. Nothing else imports Optuna."""
+"""The study behind `tune`: Optuna's sampler, pruner and storage. Only this and `trial_tasks` import Optuna."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _STATES = {
     TrialState.COMPLETE: "complete", TrialState.PRUNED: "stopped early", TrialState.FAIL: "interrupted",
     TrialState.RUNNING: "running", TrialState.WAITING: "waiting",
 }  # fmt: skip
-_FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 class SeededSampler(TPESampler):
@@ -71,7 +71,7 @@ class FoldPruner(BasePruner):
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
         """Whether to stop."""
         step = trial.last_step
-        others = study.get_trials(deepcopy=False, states=_FINISHED)
+        others = study.get_trials(deepcopy=False, states=FINISHED)
         values = [each.intermediate_values[step] for each in others if step in each.intermediate_values]
         if step is None or len(values) < _PRUNED_FROM:
             return False
@@ -252,25 +252,36 @@ def make_objective(trainer: Trainer, space: Space, base: Settings) -> Callable[[
 
     def objective(trial: Trial) -> float:
         settings = apply(base, suggest(trial, space, base))
-        scores: list[float] = []
-        count = len(trainer.parts.samples)
-        for part in range(count):
+        score, scores = None, list[float]()
+        while score is None:
             try:
-                score = trainer.score(settings, part)
+                found: float | DataError = trainer.score(settings, len(scores))
             except DataError as problem:  # such as a learning rate with which the loss is not finite
-                trial.set_user_attr("remark", str(problem))
-                raise optuna.TrialPruned from None
-            if math.isnan(score):
-                trial.set_user_attr("remark", f"fold {part + 1}: the metric is not defined")
-                raise optuna.TrialPruned
-            scores.append(score)
-            trial.set_user_attr("folds", scores)
-            trial.report(mean := math.fsum(scores) / len(scores), part)
-            if part + 1 < count and trial.should_prune():
-                raise optuna.TrialPruned
-        return mean
+                found = problem
+            score = add_score(trial, scores, found, len(trainer.parts.samples))
+        return score
 
     return objective
+
+
+def add_score(trial: Trial, scores: list[float], found: float | DataError, parts: int) -> float | None:
+    """Add what a trial scored on its next part; give its score after the last one.
+
+    Raises:
+        TrialPruned: the trial stops here.
+    """
+    if isinstance(found, DataError) or math.isnan(found):
+        remark = f"fold {len(scores) + 1}: the metric is not defined" if isinstance(found, float) else str(found)
+        trial.set_user_attr("remark", remark)
+        raise optuna.TrialPruned
+    scores.append(found)
+    trial.set_user_attr("folds", scores)
+    trial.report(mean := math.fsum(scores) / len(scores), len(scores) - 1)
+    if len(scores) == parts:
+        return mean
+    if trial.should_prune():
+        raise optuna.TrialPruned
+    return None
 
 
 def run_trials(
@@ -293,7 +304,7 @@ def run_trials(
     while True:
         optuna.storages.fail_stale_trials(study)
         states = [each.state for each in study.get_trials(deepcopy=False)]
-        done = sum(state in _FINISHED for state in states)
+        done = sum(state in FINISHED for state in states)
         progress("Trials", min(done, trials), trials)
         over = done >= trials or (end is not None and time.monotonic() >= end)
         running = states.count(TrialState.RUNNING)
@@ -306,6 +317,11 @@ def run_trials(
             study.optimize(objective, n_trials=1, callbacks=[lambda _, trial: on_trial(trial)])
         except optuna.exceptions.UpdateFinishedTrialError:  # this process slept so long that it was given up
             continue
+
+
+def count_finished(study: Study) -> int:
+    """How many trials are complete, or were stopped early."""
+    return len(study.get_trials(deepcopy=False, states=FINISHED))
 
 
 def find_importance(study: Study, seed: int) -> dict[str, float]:

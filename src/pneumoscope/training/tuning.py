@@ -22,6 +22,8 @@ from pneumoscope.inference.cache import FeatureCache, open_cache
 from pneumoscope.notebook import Drawn, notebook_progress, to_frame, to_html
 from pneumoscope.reports.pages import format_command, format_number
 from pneumoscope.reports.tuning import PAGE, RESULT, Search, Test, read_search, write_search
+from pneumoscope.tasks.ray_tasks import On, Pool, choose_pool
+from pneumoscope.tasks.reach import describe_places
 from pneumoscope.text import counted
 from pneumoscope.training.data import Setup, read_split_samples
 from pneumoscope.training.idle import log_idle
@@ -100,14 +102,15 @@ def tune(
     data: str | Path | None = None, out: str | Path = "runs/tune", *, trials: Count | None = None,
     timeout: Annotated[float, Gt(0)] | None = None, space: str | Path | dict[str, Any] | None = None,
     folds: Annotated[int, Ge(1)] | None = None, metric: str | None = None, storage: str | None = None,
-    test: bool = True, config: Settings | str | Path | None = None, resume: bool = False, overwrite: bool = False,
-    cache: FeatureCache | bool = True, progress: Progress = notebook_progress, **options: Any,
+    test: bool = True, on: On = "local", address: str | None = None, workers: Count | None = None,
+    cpus_per_worker: Count | None = None, config: Settings | str | Path | None = None, resume: bool = False,
+    overwrite: bool = False, cache: FeatureCache | bool = True, progress: Progress = notebook_progress, **options: Any,
 ) -> Tuning:  # fmt: skip
     """Search for the settings with the best metric on validation images, then measure them once on the test split.
 
-    The images of the splits train and val are divided into folds by patient. For each fold, a trial trains on all
-    others and is measured on this one; it stops early where other trials did better. The test split is read only after
-    the search. Several processes with the same arguments share the trials; the last one tests the best settings.
+    The images of the splits train and val are divided into folds by patient. A trial trains on all folds but one and is
+    measured on that one, fold by fold; it stops early where others did better. The test split is read only after the
+    search. Several processes with the same arguments share the trials; the last one tests the best settings.
 
     Args:
         data: folder or table; None if `config` or the search to resume names it.
@@ -119,6 +122,10 @@ def tune(
         metric: auroc (the default), average_precision, accuracy, f1, mcc or brier; the mean over the folds counts.
         storage: URL of a database, SQLite or PostgreSQL; by default a SQLite file in `out`.
         test: whether to train with the best settings and measure on the test split at the end.
+        on: `local`, or `ray` for a Ray cluster, whose machines must reach data and `out` under the same paths.
+        address: of the cluster, `HOST:PORT` or `auto`; by default `$RAY_ADDRESS`, else one on this machine.
+        workers: trials at the same time on the cluster; by default as many as there are cores for.
+        cpus_per_worker: cores for each of them, by default 1.
         config: settings, or a YAML file of them, such as a run's `config.yaml`.
         resume: continue an interrupted search.
         overwrite: whether to replace an earlier search in `out`.
@@ -128,27 +135,25 @@ def tune(
 
     Raises:
         UsageError, DataError, DownloadError: settings, space, data or database that cannot be used, or `out` exists.
-        MissingExtraError: Optuna or the database's driver is not installed.
+        ServiceError, MissingExtraError: the cluster cannot be used; Optuna, Ray or a driver is missing.
     """
-    _require_optuna()
-    folder = Path(out)
+    folder, pool = Path(out), _choose_pool(on, address, workers, cpus_per_worker)
     options = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
     options["path"] = None if data is None else str(data)
     base = resolve(options, folder, config, resume, overwrite)
     if base.data.strict and not test:
         raise UsageError("has no effect without the test at the end, before which the data are audited.", "strict")
-    given = {"metric": metric, "folds": folds, "trials": trials}
     samples, drawn = read_split_samples(base)
     with lock_folder(folder, _PATIENCE):
+        given = {"metric": metric, "folds": folds, "trials": trials}
         design, domains = open_search(folder, base, samples, given, space, storage, resume, overwrite)
     with log_to(folder / "log.txt"), ExitStack() as stack:
         found = read_search(folder / RESULT) if (folder / RESULT).exists() else None
         if found is not None and found.test is not None:
             return _give_finished(folder, found, trials)
         features = stack.enter_context(open_cache(cache)) or stack.enter_context(FeatureCache(Path(":memory:")))
-        parts = divide(samples, base, design.folds)
-        named = [name for name, value in options.items() if value is not None]
-        job = _Job(folder, base, design, domains, parts, drawn, named, features, progress)
+        named, parts = [key for key, each in options.items() if each is not None], divide(samples, base, design.folds)
+        job = _Job(folder, base, design, domains, parts, drawn, named, features, progress, pool)
         study = stack.enter_context(job.open(storage or find_storage(folder, design), overwrite))
         job.search(study, trials or design.trials, timeout)
         with lock_folder(folder, _LONG):
@@ -168,6 +173,7 @@ class _Job:
     named: Collection[str]  # settings that were given, even if with the value that they have anyway
     cache: FeatureCache
     progress: Progress
+    pool: Pool | None  # of a cluster
 
     @contextmanager
     def open(self, url: str, renew: bool) -> Iterator[Study]:
@@ -180,13 +186,11 @@ class _Job:
             yield study
 
     def search(self, study: Study, trials: int, timeout: float | None) -> None:
-        """Run trials in this process."""
-        from pneumoscope.training import studies
+        """Run trials in this process, or on the cluster while any are to be done."""
+        from pneumoscope.training import studies, trial_tasks
 
         metric = self.design.metric
         self._log(trials)
-        trainer = Trainer(self.parts, metric, self.cache, self.progress)
-        self._log_idle(trainer.prepare(self.base))
         best: list[float] = []
 
         def report(trial: FrozenTrial) -> None:
@@ -198,6 +202,15 @@ class _Job:
                 best.append(trial.value)
                 _logger().info("Trial %d: %s %.4f, %s", trial.number, NAMES[metric], trial.value, shown)
 
+        if self.pool is not None and studies.count_finished(study) < trials:
+            places = describe_places(self.folder, self.folder / "samples.csv", [s.path for s in self.parts.samples[0]])
+            work = trial_tasks.Work(self.parts, metric, self.space, self.base, places)
+            with trial_tasks.open_search(work, self.pool, self.cache, self.progress) as search:
+                self._log_idle(search.setup)
+                search.run(study, trials, timeout, report)
+            return
+        trainer = Trainer(self.parts, metric, self.cache, self.progress)
+        self._log_idle(trainer.prepare(self.base))
         objective = studies.make_objective(trainer, self.space, self.base)
         studies.run_trials(study, objective, trials, timeout, report, self.progress)
 
@@ -304,6 +317,14 @@ def _give_finished(folder: Path, search: Search, trials: int | None) -> Tuning:
         )
     _logger().info("The search in %s is finished.", folder)
     return Tuning(folder, resolve_settings({}, read_settings(folder / BEST), str(folder / BEST)), search)
+
+
+def _choose_pool(on: On, address: str | None, workers: int | None, cpus_per_worker: int | None) -> Pool | None:
+    """The pool that options describe; also checks that all packages are there."""
+    _require_optuna()
+    if on == "local" and workers is not None:
+        raise UsageError("has no effect without `on='ray'`. Start the command several times instead.", "workers")
+    return choose_pool(on, address, workers, cpus_per_worker)
 
 
 def _require_optuna() -> None:

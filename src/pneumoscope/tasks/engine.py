@@ -11,7 +11,7 @@ import socket
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from typing import Any
 
@@ -24,13 +24,13 @@ _STORE = 100 * 2**20  # bytes of shared memory: only models and names of parts g
 
 
 def check_ray() -> None:
-    """Check that Ray is installed, before anything is listed.
+    """Check that Ray is installed, before anything is read.
 
     Raises:
         MissingExtraError: it is not installed.
     """
     if any(find_spec(name) is None for name in EXTRAS["ray"]):  # not imported: `open_ray` sets its variables first
-        raise MissingExtraError('Predicting on a cluster needs Ray: pip install "pneumoscope[ray]".')
+        raise MissingExtraError('Ray is not installed: pip install "pneumoscope[ray]".')
 
 
 @contextmanager
@@ -57,25 +57,47 @@ def open_ray(address: str | None = None, cpus: int | None = None) -> Iterator[An
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         os.environ.setdefault("RAY_DATA_LOG_LEVEL", "CRITICAL")  # errors are raised, too
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+        os.environ.setdefault("RAY_worker_niceness", "0")  # else workers wait for all other programs of the machine
         os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "2")  # else a wrong address takes 10 minutes
-        if address is None:
-            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         if address is None or address.startswith(_LOOPBACK):
             os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # on any system, this means loopback only
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Ray warns about its own modules, and about processes that it has ended
         import ray
-        import ray.data
 
         if ray.is_initialized():
             yield ray
             return
-        _start(ray, address, cpus)
-        try:
-            yield ray
-        finally:
-            ray.shutdown()
-            gc.collect()
+        with _secure(address):
+            _start(ray, address, cpus)
+            try:
+                yield ray
+            finally:
+                ray.shutdown()
+                gc.collect()
+
+
+@contextmanager
+def _secure(address: str | None) -> Iterator[None]:
+    """Give a cluster on this machine a token that nobody else knows, and forget it at the end."""
+    if address is not None or os.environ.get("RAY_AUTH_MODE") != "token" or "RAY_AUTH_TOKEN" in os.environ:
+        yield
+        return
+    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    _read_token_again()
+    try:
+        yield
+    finally:
+        del os.environ["RAY_AUTH_TOKEN"]
+        _read_token_again()
+
+
+def _read_token_again() -> None:
+    """Let Ray read its token from the environment: it reads it once, but other clusters have other tokens."""
+    with suppress(ImportError, AttributeError):  # not part of Ray's API
+        from ray._raylet import AuthenticationTokenLoader
+
+        AuthenticationTokenLoader.instance().reset_cache()
 
 
 def _start(ray: Any, address: str | None, cpus: int | None) -> None:

@@ -1,0 +1,1 @@
+"""Functions run as tasks on the machines of a Ray cluster."""
