@@ -47,7 +47,7 @@ class Database:
 
         Args:
             create: whether to make a SQLite file that does not exist.
-            patient: whether to wait for PostgreSQL as long as it takes, because an index of a large table takes minutes.
+            patient: whether to wait for PostgreSQL as long as it takes: an index of a large table takes minutes.
             options: of the driver, instead of `OPTIONS`.
 
         Raises:

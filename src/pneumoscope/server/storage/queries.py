@@ -24,7 +24,7 @@ T = TypeVar("T")
 SHOWN_REVIEWS = 3  # of a prediction, in lists
 LOOKED_AT = 100_000  # predictions for one page, where no index finds those that are wanted
 _PART, _GROWTH = 2000, 4  # of them at first, and how many times as many in each next step
-_BEYOND = 2**62  # no number is as large
+_BEYOND = 2**31 - 1  # the largest number that the database can store
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def read_cursor(cursor: str) -> int:
             422, "cursor: not one of this service. Begin without it, and then pass on `next` of each page.",
             code="cursor-invalid",
         ) from None  # fmt: skip
-    return int(plain)
+    return min(int(plain), _BEYOND)
 
 
 def cut(rows: Sequence[T], limit: int) -> tuple[Sequence[T], T | None]:
@@ -84,13 +84,16 @@ def cut(rows: Sequence[T], limit: int) -> tuple[Sequence[T], T | None]:
 def list_predictions(store: Store, query: ListQuery, caller: Caller | None = None) -> Page[Reviewed]:
     """A page of the predictions that a query asks for, the newest first; second readings are those of the caller.
 
-    What depends on reviews is looked for among `LOOKED_AT` predictions at most, so that a page takes a bounded time. It
-    may then have fewer predictions than the limit, or none, although there is a next one.
+    What no index finds (reviews, or a moment with a model or decision) is looked for among `LOOKED_AT` predictions at
+    most, so that a page takes a bounded time. It may then have fewer predictions than the limit, or none, although
+    there is a next one.
     """
     conditions = _list_conditions(query)
     start = read_cursor(query.cursor) if query.cursor else None
     with store.begin() as session:
-        if query.reviewed is None and not query.second_reading and not query.disagreement:
+        of_reviews = query.reviewed is not None or query.second_reading or query.disagreement
+        mixed = query.since is not None and not (query.model is None and query.decision is None)
+        if not of_reviews and not mixed:
             found, rest = _select(session, query, conditions, start), None
         elif query.patient is not None or query.study is not None:  # which have few
             own = PredictionRecord.number

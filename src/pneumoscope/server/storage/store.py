@@ -170,14 +170,8 @@ class Store(AbstractContextManager["Store"]):
 
     def list_outcomes(self, limit: int, since: datetime.datetime) -> Sequence[Any]:
         """Return rows of what monitoring needs of the latest predictions, the newest first; cheaper than records."""
-        query = (
-            sql.select(*_OUTCOME)
-            .where(PredictionRecord.created_at >= since)
-            .order_by(PredictionRecord.number.desc())
-            .limit(limit)
-        )
-        with self.begin() as session:
-            return session.execute(query).all()
+        query = sql.select(*_OUTCOME).where(PredictionRecord.created_at >= since)
+        return list(self.iterate(query, PredictionRecord.number, limit))
 
     def count_by_day(self, since: datetime.datetime) -> dict[str, int]:
         """The number of predictions on each day (UTC) since a moment."""
@@ -197,22 +191,34 @@ class Store(AbstractContextManager["Store"]):
         """
         of_review = [getattr(Review, name).label(f"review_{name}") for name in _ReviewRow._fields]
         query = sql.select(*_OF_REVIEWED, *of_review)
-        query = query.join_from(Review, PredictionRecord).order_by(Review.number.desc())
+        query = query.join_from(Review, PredictionRecord)
         if since is not None:  # a review comes after its prediction, give or take the clocks of two machines
             made = Review.created_at >= since - datetime.timedelta(days=1)
             query = query.where(PredictionRecord.created_at >= since, made)
-        found: list[tuple[Any, Any]] = []
+        rows = self.iterate(query, Review.number, limit)
+        return [(row, _ReviewRow._make(row[len(_OF_REVIEWED) : -1])) for row in rows][::-1]
+
+    def iterate(self, query: sql.Select[Any], number: Any, limit: int | None = None) -> Iterator[Any]:
+        """Rows of a query, the highest number first, read page by page: one statement might take too long.
+
+        Args:
+            query: without an order; rows have one more column than it.
+            number: the column by which rows are numbered.
+            limit: of rows; None: all.
+        """
         last: int | None = None
-        while limit is None or len(found) < limit:
-            wanted = _PAGE if limit is None else min(_PAGE, limit - len(found))
-            page = query.limit(wanted) if last is None else query.where(Review.number < last).limit(wanted)
-            with self.begin() as session:  # page by page, as one statement would take too long for the driver
-                rows = session.execute(page).all()
-            found += [(row, _ReviewRow._make(row[len(_OF_REVIEWED) :])) for row in rows]
+        left = limit
+        labelled = query.add_columns(number.label("iterated"))
+        while left is None or left > 0:
+            wanted = _PAGE if left is None else min(_PAGE, left)
+            page = labelled if last is None else labelled.where(number < last)
+            with self.begin() as session:
+                rows = session.execute(page.order_by(number.desc()).limit(wanted)).all()
+            yield from rows
             if len(rows) < wanted:
-                break
-            last = rows[-1].review_number
-        return found[::-1]
+                return
+            last = rows[-1].iterated
+            left = None if left is None else left - len(rows)
 
     def find_images(
         self,
@@ -221,6 +227,7 @@ class Store(AbstractContextManager["Store"]):
         patients: Iterable[str] = (),
         study: str | None = None,
         sha256s: Iterable[str] = (),
+        limit: int | None = None,
     ) -> Sequence[Any]:
         """Return id, SHA-256 and study of predictions to which any of these applies; none if no condition is given.
 
@@ -229,6 +236,7 @@ class Store(AbstractContextManager["Store"]):
             patients: of one of these pseudonyms.
             study: with this Study Instance UID.
             sha256s: of one of these images.
+            limit: only so many, those that were made first.
         """
         matches: list[sql.ColumnElement[bool]] = []
         if before is not None:
@@ -243,7 +251,9 @@ class Store(AbstractContextManager["Store"]):
             return []
         query = sql.select(PredictionRecord.id, PredictionRecord.sha256, PredictionRecord.study_uid)
         with self.begin() as session:
-            return session.execute(query.where(sql.or_(*matches)).order_by(PredictionRecord.number)).all()
+            # By time where there is a limit, as the index of times then ends with it.
+            order = PredictionRecord.number if limit is None else PredictionRecord.created_at
+            return session.execute(query.where(sql.or_(*matches)).order_by(order).limit(limit)).all()
 
     def delete(self, ids: Sequence[str], entries: Sequence[AuditEntry] = ()) -> tuple[int, int]:
         """Delete predictions with their reviews; return how many there were of each.
