@@ -30,7 +30,6 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes the parts that are looked at as small as the databases of these tests."""
     monkeypatch.setattr(queries, "LOOKED_AT", 3)
     monkeypatch.setattr(queries, "_PART", 1)
-    monkeypatch.setattr(queries, "_GROWTH", 2)
 
 
 def walk(store: Store, limit: int = 2, **query: object) -> list[str]:

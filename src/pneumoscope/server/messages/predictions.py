@@ -265,7 +265,7 @@ class PageMessage(Answer):
 
     next: str | None = Field(
         description="The cursor of the next page; null on the last. It is in `Link`, too. Before the last, a page may "
-        "have fewer entries than `limit`, or none: what no index finds is looked for among 100,000 predictions a page."
+        "have fewer entries than `limit`, or none: what no index finds is looked for among 10,000 predictions a page."
     )
 
 

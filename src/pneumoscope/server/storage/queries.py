@@ -22,8 +22,8 @@ from pneumoscope.server.storage.store import PredictionRecord, Review, Store
 
 T = TypeVar("T")
 SHOWN_REVIEWS = 3  # of a prediction, in lists
-LOOKED_AT = 100_000  # predictions for one page, where no index finds those that are wanted
-_PART, _GROWTH = 2000, 4  # of them at first, and how many times as many in each next step
+LOOKED_AT = 10_000  # predictions for one page, where no index finds those that are wanted
+_PART = 400  # of them at a time: for many more, PostgreSQL would read whole tables
 _BEYOND = 2**31 - 1  # the largest number that the database can store
 
 
@@ -192,11 +192,10 @@ def walk_back(
         return found, None
     top = min(last + 1, start or _BEYOND)
     end = max(first, top - LOOKED_AT)
-    size = _PART
     while top > end and len(found) < count:
-        low = max(end, top - size)
+        low = max(end, top - _PART)
         found += select((column >= low, column < top), count - len(found))
-        top, size = low, size * _GROWTH
+        top = low
     return found, top if top > first else None
 
 

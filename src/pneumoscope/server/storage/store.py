@@ -49,7 +49,8 @@ __all__ = [
     "now",
 ]
 _AT_ONCE = 500  # rows in one statement
-_PAGE = 10_000  # rows that are read at once
+_PAGE = 2000  # rows that are read at once
+_DAYS = 31  # that are counted at once
 DELETED = "deleted"  # the property that changes with each deletion
 _ID = re.compile("(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])")  # of a prediction, in an answer
 _SOON = 2  # seconds for which checking waits for a lock or for the server
@@ -178,9 +179,17 @@ class Store(AbstractContextManager["Store"]):
         created_at = PredictionRecord.created_at
         text = self._engine.dialect.name == "sqlite"  # moments are text there; in PostgreSQL, dates are faster
         day = (sql.func.substr(created_at, 1, 10) if text else sql.cast(created_at, sql.Date)).label("day")
-        query = sql.select(day, sql.func.count()).where(created_at >= since).group_by("day").order_by("day")
-        with self.begin() as session:
-            return {str(name): int(count) for name, count in session.execute(query)}
+        query = sql.select(day, sql.func.count()).group_by("day").order_by("day")
+        counts: dict[str, int] = {}
+        start, end = since, max(since, now())
+        while start <= end:
+            part = [created_at >= start]
+            start += datetime.timedelta(days=_DAYS)
+            part += [created_at < start] if start <= end else []  # the last has no end: a clock may be ahead
+            with self.begin() as session:
+                for name, count in session.execute(query.where(*part)):
+                    counts[str(name)] = counts.get(str(name), 0) + int(count)
+        return counts
 
     def list_reviews(self, since: datetime.datetime | None = None, limit: int | None = None) -> list[tuple[Any, Any]]:
         """Reviews, each with its prediction, the oldest first: rows with what exports and monitoring need of both.
