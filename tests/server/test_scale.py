@@ -112,8 +112,8 @@ def test_an_answer_goes_with_any_prediction_that_it_tells_of(url: str) -> None:
     gone, stays = make_record(), make_record()
     with Store(url) as store:
         store.add([gone, stays])
-        for name, told in (("both", (gone, stays)), ("other", (stays,))):
-            content = " ".join(f'"{record.id}"' for record in told)
+        for name, records in (("both", (gone, stays)), ("other", (stays,))):
+            content = " ".join(f'"{record.id}"' for record in records)
             store.add([AnsweredRequest(key=name, request="", began_at=time.time(), content=content)])
             with store.begin() as session:
                 link_answer(session, content, key=name)

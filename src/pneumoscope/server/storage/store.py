@@ -384,8 +384,8 @@ def _forget_answers(session: Session, ids: Sequence[str]) -> None:
     """Delete the answers, which are kept for a day, that tell of predictions."""
     link = AnsweredPrediction
     for column, own in ((link.request_key, AnsweredRequest.key), (link.job_number, JobRecord.number)):
-        told = sql.select(column).where(link.prediction_id.in_(ids), column.is_not(None))
-        session.execute(sql.delete(own.class_).where(own.in_(told)))
+        holders = sql.select(column).where(link.prediction_id.in_(ids), column.is_not(None))
+        session.execute(sql.delete(own.class_).where(own.in_(holders)))
 
 
 def _note_deletion(session: Session) -> None:
