@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from pneumoscope.evaluation import curves
+from pneumoscope.evaluation.compare import compare_pairing
 from pneumoscope.evaluation.intervals import all_metrics, bootstrap, calibration_error, differences
 from pneumoscope.evaluation.intervals.all_metrics import evaluate_predictions
 from pneumoscope.evaluation.intervals.bootstrap import jackknife_errors
 from pneumoscope.evaluation.intervals.differences import compare_means, mcnemar
 from pneumoscope.evaluation.intervals.many_images import condense, influence_errors, join_patients
 from pneumoscope.evaluation.intervals.proportions import Floats, Ints
+from pneumoscope.evaluation.pairing import Pairing, Predictions
 
 N = 3000
 
@@ -108,21 +112,45 @@ def test_differences_of_many_images_are_those_of_few(many: Callable[[], None]) -
 
 @pytest.mark.parametrize("lead", [0, 1, 40, 150, 300])
 @pytest.mark.parametrize("patients", [N * 100, 900])
-def test_mcnemars_test_of_many_images_is_that_of_few(lead: int, patients: int, many: Callable[[], None]) -> None:
+def test_mcnemars_test_is_approximated_where_counting_takes_too_long(
+    lead: int, patients: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rng = np.random.default_rng(0)
     gain = rng.permutation(
         np.concatenate([np.ones(700 + lead, int), -np.ones(700, int), np.zeros(N - 1400 - lead, int)])
     )
     clusters = draw(2, patients)[2]
-    few = mcnemar(gain, clusters)
-    many()
-    assert mcnemar(gain, clusters) == pytest.approx(few, rel=0.1, abs=1e-12)
+    few, exact = mcnemar(gain, clusters)
+    assert exact
+    monkeypatch.setattr(differences, "EXACT_STEPS", -1)
+    found, exact = mcnemar(gain, clusters)
+    assert found == pytest.approx(few, rel=0.1, abs=1e-12)
+    assert exact == (gain.sum() == 0)  # then it is 1
 
 
-def test_few_patients_of_many_in_whom_models_differ_are_tested_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(differences, "MANY", 100)
-    gain = np.repeat([1, 0], [8, 1000])
-    assert mcnemar(gain, np.arange(len(gain))) == pytest.approx(2 / 2**8)
+@pytest.mark.parametrize(("wins", "losses"), [(8, 0), (500_400, 499_600), (500_000, 500_000), (505_000, 495_000)])
+def test_a_million_patients_with_one_image_are_tested_exactly(wins: int, losses: int) -> None:
+    gain = np.repeat([1, -1, 0], [wins, losses, 1000])
+    p, exact = mcnemar(gain, np.arange(len(gain)))
+    assert exact
+    assert p == pytest.approx(binomtest(wins, wins + losses).pvalue, rel=1e-6)
+
+
+def test_a_comparison_says_which_test_was_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 200)
+    probabilities = np.array([[0.2, 0.4], [0.6, 0.9]])[labels, rng.integers(0, 2, (2, 200))]
+    predicted = rng.integers(0, 2, (2, 200))
+    sides = [Predictions(Path(name), ("NORMAL", "PNEUMONIA"), "PNEUMONIA", 0.5, ()) for name in "ab"]
+    pairing = Pairing(
+        tuple(sides), ("NORMAL", "PNEUMONIA"), labels, probabilities, predicted, tuple(map(str, range(200))),
+        np.arange(200) // 3, 67, "path", (0, 0),
+    )  # fmt: skip
+    assert "McNemar's exact test" in compare_pairing(pairing, ["a", "b"], resamples=10).methods["accuracy"]
+    monkeypatch.setattr(differences, "EXACT_STEPS", -1)
+    methods = compare_pairing(pairing, ["a", "b"], resamples=10).methods
+    assert "normal approximation" in methods["accuracy"]
+    assert "normal approximation" not in methods["brier"]
 
 
 def test_patients_are_joined_whole_to_groups_of_equal_size() -> None:

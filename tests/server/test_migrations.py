@@ -47,6 +47,7 @@ FINGERPRINTS = {
     (READING_ROOM.name, "0009"): "6c40e6f225d77009",
     (READING_ROOM.name, "0010"): "1d27acf27233aa80",
     (READING_ROOM.name, "0011"): "bcf148ad28f7d821",
+    (READING_ROOM.name, "0012"): "638173caa25a0727",
     (NODE.name, "0001"): "7bc2b084bd2e11c8",
 }
 KINDS = {READING_ROOM.name: READING_ROOM, NODE.name: NODE}

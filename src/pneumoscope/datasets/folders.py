@@ -71,13 +71,15 @@ def adopt_splits(samples: Sequence[Sample], table: Path, files: bool = True) -> 
     Raises:
         DataError: only some files lie in folders that name a split.
     """
-    parents = [Path(os.path.normpath(Path.cwd() / sample.path.parent)) for sample in samples]
-    common = os.path.commonpath(parents)
-    below = [parent.relative_to(common).parts for parent in parents]
-    splits = [[split for part in each if (split := folder_names.find_split(part))] for each in below]
-    named = {split for each in splits for split in each}
+    own = [os.path.dirname(sample.path) for sample in samples]  # noqa: PTH120 - as text: there are few different ones
+    parents = {each: Path(os.path.normpath(Path.cwd() / each)) for each in dict.fromkeys(own)}
+    common = os.path.commonpath(list(parents.values()))
+    below = {each: parent.relative_to(common).parts for each, parent in parents.items()}
+    found = {name: [split for part in each if (split := folder_names.find_split(part))] for name, each in below.items()}
+    splits = [found[each] for each in own]
+    named = {split for each in found.values() for split in each}
     logger = logging.getLogger("pneumoscope")
-    parts = {part for each in below for part in each if not folder_names.find_split(part)}
+    parts = {part for each in below.values() for part in each if not folder_names.find_split(part)}
     if unclear := sorted(part for part in parts if folder_names.seems_split(part)):
         logger.warning(
             "%s: the folders %s seem to name splits, but the table has no column of splits. If they are splits, add "
@@ -92,7 +94,8 @@ def adopt_splits(samples: Sequence[Sample], table: Path, files: bool = True) -> 
         if files and len(each) != 1 and not os.path.isfile(sample.path)  # noqa: PTH113 - no error if locked
     ]
     if lost and len(lost) < len(samples):
-        rest = adopt_splits([sample for sample in samples if sample not in lost], table)
+        gone = set(map(id, lost))
+        rest = adopt_splits([sample for sample in samples if id(sample) not in gone], table)
         if all(sample.split is None for sample in rest.samples):
             return Dataset(samples)
         return replace(rest, left_out=[LeftOut(sample.path, MISSING, sample.label) for sample in lost])

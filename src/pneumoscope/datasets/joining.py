@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 
 from pneumoscope.datasets.image_files import DICOM_SUFFIXES, RASTER_SUFFIXES
 from pneumoscope.errors import DataError
 
 _DEPTH = 8  # folders that are compared, at most
+_EXACT = 10**9  # more than any number of folders
 
 
 @dataclass(frozen=True)
@@ -35,17 +35,18 @@ def join_names(names: Sequence[str], others: Sequence[str], place: str) -> Joine
     Raises:
         DataError: several fit equally well.
     """
+    if len(known := {name: i for i, name in enumerate(others)}) == len(others) and known.keys() >= set(names):
+        return Joined(tuple(known[name] for name in names), 0)  # as they stand
     parts = [_split(name) for name in names]
     other_parts = [_split(name) for name in others]
-    exact = {name: i for i, name in enumerate(others)}
     by_tail: defaultdict[tuple[str, ...], list[int]] = defaultdict(list)
     for i, (folders, stem, _) in enumerate(other_parts):
         for depth in range(min(len(folders), _DEPTH) + 1):
             by_tail[(*folders[len(folders) - depth :], stem)].append(i)
     found: list[tuple[int, int] | None] = []  # the other one, and how many parts agree
     for name, (folders, stem, suffix) in zip(names, parts, strict=True):
-        if name in exact:
-            found.append((exact[name], _DEPTH + 1))
+        if name in known:
+            found.append((known[name], _EXACT))
             continue
         depths = range(min(len(folders), _DEPTH), -1, -1)
         tails = (
@@ -99,7 +100,8 @@ def _settle(
 def _split(name: str) -> tuple[tuple[str, ...], str, str]:
     """The folders of a path, its file name without the suffix of an image, and that suffix."""
     *folders, last = [part for part in name.strip().replace("\\", "/").split("/") if part not in ("", ".")] or [""]
-    suffix = PurePosixPath(last).suffix.lower()
+    place = last.rfind(".")
+    suffix = last[place:].lower() if 0 < place < len(last) - 1 else ""  # as pathlib finds it, which takes longer
     if suffix not in RASTER_SUFFIXES | DICOM_SUFFIXES:
         return tuple(folders), last, ""
     return tuple(folders), last[: -len(suffix)], suffix

@@ -117,8 +117,12 @@ def _drop_total(table: tables.Table, path_column: str) -> tables.Table:
 
 def _is_flag(cells: Iterable[Any]) -> bool:
     """Whether a column says yes or no (or, with -1, uncertain) of a finding."""
-    texts = {text for cell in cells if (text := tables.to_text(cell))}
-    return bool(texts) and all(look(text) in {"0", "1", "-1"} for text in texts)
+    found = False
+    for text in filter(None, map(tables.to_text, cells)):
+        if look(text) not in {"0", "1", "-1"}:  # mostly in the first row
+            return False
+        found = True
+    return found
 
 
 class _Cells:
@@ -322,11 +326,16 @@ def _compare_folders(samples: Sequence[Sample], table: tables.Table) -> None:
 def _compare_splits(samples: Sequence[Sample], table: tables.Table, root: Path) -> None:
     """Warn of images in a folder that has the name of another split than theirs."""
     wrong = []
+    known: dict[str, set[str | None]] = {}  # the splits that a folder names, by folder
     for sample in samples:
-        folders = sample.path.parent
-        below = folders.relative_to(root) if folders.is_relative_to(root) else Path(folders.name)
-        named = {find_split(part) for part in below.parts} - {None}
-        if sample.split and named and named != {sample.split}:
+        if not sample.split:
+            continue
+        place = os.path.dirname(sample.path)  # noqa: PTH120 - as text: there are few different ones
+        if place not in known:
+            folders = sample.path.parent
+            below = folders.relative_to(root) if folders.is_relative_to(root) else Path(folders.name)
+            known[place] = {find_split(part) for part in below.parts} - {None}
+        if known[place] and known[place] != {sample.split}:
             wrong.append(sample)
     if wrong:
         logging.getLogger("pneumoscope").warning(
@@ -338,7 +347,7 @@ def _compare_splits(samples: Sequence[Sample], table: tables.Table, root: Path) 
 def _refuse_hidden_split(cells: _Cells) -> None:
     """Refuse to leave a column that holds names of splits, or marks some images as one."""
     for name, place in cells.others.items():
-        texts = {tables.to_text(row[place]) for row in cells.table.rows}
+        texts = {tables.to_text(cell) for cell in {row[place] for row in cells.table.rows}}
         values = {text for text in texts if text}
         splits = {find_split(value) for value in values} - {None}
         named = "train" in splits or None in texts  # not of images that are all of one split

@@ -29,6 +29,10 @@ from pneumoscope.evaluation.summary import find_repeats
 from pneumoscope.notebook import Drawn, to_frame, to_html
 
 _RATE = "Interval: Tango's score interval by the patients' design effect. p: McNemar's exact test by patient."
+_MANY_RATES = (
+    "Interval: Tango's score interval by the patients' design effect. p: McNemar's test by patient in its normal "
+    "approximation with a correction for continuity, as the exact one would take too long for so many patients."
+)
 _AREA = "Interval: MOVER, from DeLong's covariance by patient and the logit interval of each area. p: DeLong."
 _MEAN = "Interval and p: paired t test, with a standard error by patient."
 
@@ -173,7 +177,12 @@ def compare_pairing(pairing: Pairing, names: Sequence[str], *, resamples: int = 
         positive=pairing.runs[0].positive,
         shares=dict(zip(pairing.classes, shares, strict=True)),
         paired_by=pairing.paired_by,
-        methods={metric: _describe_method(metric, len(pairing.classes)) for metric in measured[0]},
+        methods={
+            metric: _describe_method(
+                metric, len(pairing.classes), all(each[metric].exact is not False for each in measured)
+            )
+            for metric in measured[0]
+        },
         notes=_find_notes(pairing),
         resamples=resamples,
         seed=seed,
@@ -200,10 +209,10 @@ def _measure_differences(pairing: Pairing, other: int, resamples: int, seed: int
     return differences
 
 
-def _describe_method(metric: str, classes: int) -> str:
+def _describe_method(metric: str, classes: int, exact: bool) -> str:
     if metric == "auroc":
         return _AREA if classes == 2 else f"Mean over the classes, each against the rest. {_AREA}"
-    return _MEAN if metric == "brier" else _RATE
+    return _MEAN if metric == "brier" else _RATE if exact else _MANY_RATES
 
 
 def _find_notes(pairing: Pairing) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
@@ -141,7 +141,7 @@ def join(table: PredictionTable, samples: Sequence[Sample], root: Path) -> tuple
     Raises:
         DataError: no row fits, names are ambiguous, or an image has two different predictions.
     """
-    names = [_below(sample.path, root) for sample in samples]
+    names = _list_below([sample.path for sample in samples], root)
     joined = join_names(table.names, names, table.table.name)
     rows: list[int | None] = [None] * len(samples)
     repeated = 0
@@ -177,5 +177,10 @@ def join(table: PredictionTable, samples: Sequence[Sample], root: Path) -> tuple
     return rows, notes
 
 
-def _below(path: Path, root: Path) -> str:
-    return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
+def _list_below(paths: Sequence[Path], root: Path) -> list[str]:
+    """Paths below a folder, others as they are; as text, because pathlib takes long for millions."""
+    folder = root.as_posix()
+    if folder == "." or not isinstance(root, PurePosixPath):  # elsewhere, case does not matter
+        return [(path.relative_to(root) if path.is_relative_to(root) else path).as_posix() for path in paths]
+    start = folder if folder.endswith("/") else f"{folder}/"
+    return [text.removeprefix(start) if text != folder else "." for path in paths for text in [path.as_posix()]]

@@ -26,7 +26,7 @@ from pneumoscope.server.models.second_model import SecondModel, copy_extract
 from pneumoscope.server.models.self_check import check_model
 from pneumoscope.server.models.served import ServedModel, open_model
 from pneumoscope.server.monitoring.measurements import Measurements, ModelInfo
-from pneumoscope.server.monitoring.watch import Watch
+from pneumoscope.server.monitoring.watch import SUMMARISED, Watch
 from pneumoscope.server.node_queue import read_node
 from pneumoscope.server.periods import read_period
 from pneumoscope.server.problems import RequestError, log_internal_error, logger, to_file_problem, to_internal_error
@@ -290,7 +290,7 @@ class PredictionService:
         """Measure how far readers agree, on predictions of today (UTC) and the days before it."""
         loop, store = asyncio.get_running_loop(), self.store
         return await loop.run_in_executor(
-            self._summary_thread, lambda: measure_readers(store.list_reviews(find_start(days)), days)
+            self._summary_thread, lambda: measure_readers(store.list_reviews(find_start(days), SUMMARISED), days)
         )
 
     async def _decode(self, image: ImageBytes, picture: bool) -> Decoded:

@@ -37,6 +37,7 @@ from pneumoscope.server.storage.kept_images import KeptImages
 from pneumoscope.server.storage.queries import Reviewed
 from pneumoscope.server.storage.reviews import find_label, find_reviewer
 from pneumoscope.server.storage.store import PredictionRecord, Review, Store
+from pneumoscope.server.storage.studies import Study, list_studies
 from pneumoscope.server.telemetry import Telemetry
 from pneumoscope.server.wording import explain_decision
 
@@ -262,12 +263,12 @@ class StoredPredictions:
         Raises:
             RequestError: 422, the cursor is not valid.
         """
-        page = await self.call(queries.list_studies, self.store, query)
+        page = await self.call(list_studies, self.store, query)
         studies = [StudyMessage.model_validate({**vars(each), "href": _link(each)}) for each in page.entries]
         return StudyPage(studies=studies, next=page.next)
 
 
-def _link(study: queries.Study) -> str:
+def _link(study: Study) -> str:
     if study.study_uid:
         return f"predictions?study={quote(study.study_uid, safe='')}"
     return f"predictions?patient={study.patient}"

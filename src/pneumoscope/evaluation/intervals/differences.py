@@ -30,6 +30,7 @@ from pneumoscope.evaluation.intervals.proportions import (
 from pneumoscope.evaluation.metrics import measure
 
 TINY = 1e-12  # a smaller standard error comes from rounding
+EXACT_STEPS = 3 * 10**8  # additions, at most, of an exact test: some seconds
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Difference:
     p: float = math.nan  # two-sided p value of no difference
     adjusted: float = math.nan  # p after Holm's correction for the number of models compared with the first
     bootstrap: Bounds | None = None  # the interval by a plain bootstrap of patients, for comparison
+    exact: bool | None = None  # whether p of a rate is exact or an approximation; None for other metrics
 
 
 def compare_rates(first: Bools, other: Bools, clusters: Ints, *, resamples: int = 2000, seed: int = 0) -> Difference:
@@ -58,10 +60,10 @@ def compare_rates(first: Bools, other: Bools, clusters: Ints, *, resamples: int 
     effect = _design_effect(gain, clusters)
     wins, losses = float((gain > 0).sum() / effect), float((gain < 0).sum() / effect)
     low, high = tango_interval(wins, losses, len(gain) / effect)
-    p = mcnemar(gain, clusters)
+    p, exact = mcnemar(gain, clusters)
     rates = float(first.mean()), float(other.mean())
     drawn = _resample_means(gain, clusters, resamples, seed)
-    return Difference(*rates, rates[1] - rates[0], low, high, p, p, _percentiles(drawn))
+    return Difference(*rates, rates[1] - rates[0], low, high, p, p, _percentiles(drawn), exact)
 
 
 def compare_means(first: Floats, other: Floats, clusters: Ints, *, resamples: int = 2000, seed: int = 0) -> Difference:
@@ -126,26 +128,39 @@ def compare_macro_auroc(
     return replace(difference, bootstrap=_percentiles(drawn)) if len(drawn) else difference
 
 
-def mcnemar(gain: ArrayLike, clusters: ArrayLike) -> float:
-    """Compute the exact two-sided p value for equally likely wins and losses, by exchanging models patient by patient.
+def mcnemar(gain: ArrayLike, clusters: ArrayLike) -> tuple[float, bool]:
+    """Compute the two-sided p value for equally likely wins and losses, by exchanging models patient by patient.
 
-    All exchanges that make the sum at least as uneven are counted, by convolution. With one image per patient this
-    is McNemar's exact test. For many patients with a difference, the sum is taken to be normally distributed.
+    All exchanges that make the sum at least as uneven are counted. With one image per patient this is McNemar's exact
+    test, a binomial one, however many images there are. Where many patients differ by several images, counting would
+    take too long; the sum is then taken to be normally distributed, with a correction for continuity.
 
     Args:
         gain: (N,) 1 where only the other model was correct, -1 where only the first was, else 0.
         clusters: (N,) numbers of the patients.
+
+    Returns:
+        The p value, and whether it is exact.
     """
+    from scipy.stats import binom
+
     sums = np.bincount(np.asarray(clusters), weights=np.asarray(gain)).round().astype(np.int64)
-    if np.count_nonzero(sums) > MANY:
-        uneven = max(abs(int(sums.sum())) - 1, 0)  # in steps of 2
-        return math.erfc(uneven / math.sqrt(2 * max(int((sums**2).sum()), 1)))
-    likelihood = np.ones(1)  # of each total from -T to T in steps of 1
-    for size in np.abs(sums[sums != 0]):
+    sizes, counts = np.unique(np.abs(sums[sums != 0]), return_counts=True)
+    uneven = abs(int(sums.sum()))
+    if uneven == 0:
+        return 1.0, True
+    most = int(counts.argmax())  # patients who differ by the most usual number of images
+    others = np.repeat(np.delete(sizes, most), np.delete(counts, most))
+    if len(others) * int(others.sum()) > EXACT_STEPS:
+        spread = math.sqrt(2 * int((sums**2).sum()))
+        return math.erfc(max(uneven - 1, 0) / spread), False  # totals are 2 apart
+    likelihood = np.ones(1)  # of each total of the others, from -T to T in steps of 1
+    for size in others:
         likelihood = np.pad(likelihood / 2, (0, 2 * size)) + np.pad(likelihood / 2, (2 * size, 0))
-    reach = len(likelihood) // 2
-    as_uneven = np.abs(np.arange(-reach, reach + 1)) >= abs(sums.sum())
-    return min(1.0, float(likelihood[as_uneven].sum()))
+    size, count = int(sizes[most]), int(counts[most])
+    totals = np.arange(len(likelihood)) - len(likelihood) // 2
+    wins = np.ceil(((uneven - totals) / size + count) / 2)  # that the most usual patients must add, at least
+    return min(1.0, 2 * float(likelihood @ binom.sf(wins - 1, count, 0.5))), True
 
 
 def tango_interval(wins: float, losses: float, n: float, confidence: float = CONFIDENCE) -> Bounds:

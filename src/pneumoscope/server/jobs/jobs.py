@@ -27,7 +27,7 @@ from pneumoscope.server.replies import gather, strip
 from pneumoscope.server.settings import Settings
 from pneumoscope.server.storage.audit import SERVICE, Actor
 from pneumoscope.server.storage.erasure import deleted_meanwhile, drop_deleted, find_mark
-from pneumoscope.server.storage.store import AnsweredRequest, JobRecord, now
+from pneumoscope.server.storage.store import AnsweredRequest, JobRecord, link_answer, now
 from pneumoscope.server.stored import StoredPredictions
 
 Predict = Callable[[Sequence[ImageBytes], PredictionQuery, float | None, Actor, int], Awaitable[list[Answer]]]
@@ -240,7 +240,9 @@ class Jobs:
             if session.connection().execute(finished).rowcount:
                 if "predictions" in content:
                     content = {**content, "predictions": drop_deleted(session, content["predictions"])}
-                session.execute(mine.values(content=json.dumps(content)))
+                text = json.dumps(content)
+                session.execute(mine.values(content=text))
+                link_answer(session, text, job=number)
 
 
 def to_message(record: JobRecord) -> JobMessage:

@@ -131,6 +131,7 @@ class MonitoringMessage(Answer):
     days: int
     predictions: int = Field(description="Of all models.")
     summarised: int = Field(description="The latest of them, at most 50,000.")
+    summarised_reviews: int = Field(description="The latest reviews of the period's predictions, at most 50,000.")
     per_day: dict[str, int] = Field(description="Predictions by day (UTC); days without any are left out.")
     of_this_model: int = Field(description="How many of the summarised predictions are of the model that is served.")
     images: int = Field(description="Different images among them.")
@@ -181,6 +182,7 @@ class ReaderAgreementMessage(Answer):
     """
 
     days: int
+    reviews: int = Field(description="How many were read: the latest of the period's predictions, at most 50,000.")
     readers: list[ReaderMessage] = Field(description="Those who have rated most come first.")
     unnamed: int = Field(description="Ratings without a name, which do not count.")
     pairs: list[PairMessage] = Field(description="Cohen's kappa, of the eight readers who have rated most.")

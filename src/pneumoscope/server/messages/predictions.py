@@ -263,7 +263,10 @@ class PredictionsMessage(Answer):
 class PageMessage(Answer):
     """What the pages of all lists have."""
 
-    next: str | None = Field(description="The cursor of the next page; null on the last. It is in `Link`, too.")
+    next: str | None = Field(
+        description="The cursor of the next page; null on the last. It is in `Link`, too. Before the last, a page may "
+        "have fewer entries than `limit`, or none: what no index finds is looked for among 10,000 predictions a page."
+    )
 
 
 class PredictionPage(PageMessage):

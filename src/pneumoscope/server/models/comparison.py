@@ -109,7 +109,7 @@ def _list_pairs(
 
 def _find_labels(store: Store, since: datetime.datetime) -> dict[str, str]:
     """The class that the latest review of each image names."""
-    reviews: Sequence[tuple[PredictionRecord, Review]] = store.list_reviews(since)
+    reviews: Sequence[tuple[PredictionRecord, Review]] = store.list_reviews(since, _COMPARED)
     return {record.sha256: review.label for record, review in list_counting(reviews) if review.label is not None}
 
 

@@ -18,12 +18,12 @@ from pneumoscope.models.model_folder import Model
 from pneumoscope.server.messages.monitoring import ModelComparison, MonitoringMessage, Share
 from pneumoscope.server.monitoring.summary import summarise
 from pneumoscope.server.problems import RequestError, log_internal_error, logger
-from pneumoscope.server.storage.records import ShadowPrediction, find_start
-from pneumoscope.server.storage.store import PredictionRecord, Review, Store, now
+from pneumoscope.server.storage.records import Property, ShadowPrediction, find_start
+from pneumoscope.server.storage.store import DELETED, PredictionRecord, Review, Store, now
 from pneumoscope.server.storage.unreadable import UnreadableCounts
 
 Compare: TypeAlias = Callable[[datetime.datetime], ModelComparison]
-SUMMARISED = 50_000  # predictions, at most
+SUMMARISED = 50_000  # predictions, and reviews, at most
 _SUMMARY_EVERY = 60.0  # seconds
 _REST = 30  # the pause between two summaries, in times that one takes, so that they use little of a processor
 _READINESS_EVERY = 15.0
@@ -89,7 +89,7 @@ class Watch:
         since = find_start(days)
         first = since.date()
         per_day = self._store.count_by_day(since)
-        outcomes, reviews = self._store.list_outcomes(SUMMARISED, since), self._store.list_reviews(since)
+        outcomes, reviews = self._store.list_outcomes(SUMMARISED, since), self._store.list_reviews(since, SUMMARISED)
         predictions, reasons = sum(per_day.values()), self.unreadable.read(first)
         files = sum(reasons.values())
         second = None if self._compare is None else self._compare(since)
@@ -98,6 +98,7 @@ class Watch:
             days=days,
             predictions=predictions,
             summarised=len(outcomes),
+            summarised_reviews=len(reviews),
             per_day=per_day,
             unreadable=_measure(files, files + predictions),
             unreadable_reasons=reasons,
@@ -147,14 +148,13 @@ class Watch:
             await asyncio.sleep(_READINESS_EVERY)
 
 
-def _find_state(store: Store) -> tuple[int, ...]:
-    """Numbers that change whenever a prediction or review is stored or deleted; cheaper than reading them."""
+def _find_state(store: Store) -> tuple[object, ...]:
+    """Values that change whenever a prediction or review is stored or deleted, read from the ends of indices."""
     columns = [
-        sql.select(wanted).scalar_subquery()
-        for number in (PredictionRecord.number, Review.number)
-        for wanted in (sql.func.count(number), sql.func.coalesce(sql.func.max(number), 0))
+        sql.select(sql.func.max(each)).scalar_subquery()
+        for each in (PredictionRecord.number, Review.number, ShadowPrediction.created_at)
     ]
-    columns.append(sql.select(sql.func.count()).select_from(ShadowPrediction).scalar_subquery())
+    columns.append(sql.select(Property.value).where(Property.key == DELETED).scalar_subquery())
     with store.read() as connection:
         return tuple(connection.execute(sql.select(*columns)).one())
 

@@ -13,15 +13,21 @@ import { $, announce, create, makeChip, nextKey, round, showTime, state } from "
 const title = (prediction) => prediction.name || prediction.sha256.slice(0, 12);
 
 const AT_ONCE = 100;
+const PAGES = 10; // that are asked for until one has a prediction
 let next = null; // where what follows those in the list begins; null if nothing does
 
 async function fetchPage(cursor, limit) {
   const which = $("earlier-which").value;
   const reader = which.includes("second") ? `&reader=${encodeURIComponent(findName())}` : "";
-  const page = await (await call(`v1/predictions?${new URLSearchParams({ limit, cursor })}${which}${reader}`)).json();
-  next = page.next;
+  let predictions = [];
+  for (let turn = 0; turn < PAGES && predictions.length === 0 && cursor !== null; turn++) { // a page may be empty before the last
+    const page = await (await call(`v1/predictions?${new URLSearchParams({ limit, cursor })}${which}${reader}`)).json();
+    predictions = page.predictions;
+    cursor = page.next;
+  }
+  next = cursor;
   $("more-earlier").hidden = next === null;
-  return page.predictions.map(makeItem);
+  return predictions.map(makeItem);
 }
 
 export async function openEarlier() { // the latest, as many as were listed before
@@ -30,7 +36,7 @@ export async function openEarlier() { // the latest, as many as were listed befo
     const before = $("earlier-list").children.length;
     const items = await fetchPage("", Math.min(500, Math.max(AT_ONCE, before)));
     while (next !== null && items.length < before) items.push(...await fetchPage(next, AT_ONCE));
-    $("no-earlier").hidden = items.length > 0;
+    $("no-earlier").hidden = items.length > 0 || next !== null;
     $("earlier-list").replaceChildren(...items);
   } catch (problem) {
     if (problem instanceof Lost) lose(openEarlier);
@@ -43,7 +49,7 @@ async function openMore() {
   try {
     const items = await fetchPage(next, AT_ONCE);
     $("earlier-list").append(...items);
-    if (!next) items[0]?.querySelector("button").focus(); // "More" is gone
+    if (next === null) items[0]?.querySelector("button").focus(); // "More" is gone
   } catch (problem) {
     if (problem instanceof Lost) lose(() => {});
     else $("earlier-list").append(create("li", {}, problem.message));

@@ -69,6 +69,7 @@ async function show() {
   const { predictions, summarised, of_this_model: counted } = summary;
   const parts = [`${predictions} predictions`];
   if (predictions > summarised) parts.push(`only the latest ${summarised} are summarised`);
+  if (summary.summarised_reviews === 50000) parts.push("only the latest 50000 reviews are summarised");
   if (summarised > counted) parts.push(`${summarised - counted} by other models are left out below`);
   $("state").textContent = parts.join("; ");
   showCards(summary);

@@ -53,6 +53,7 @@ def measure_readers(reviews: Sequence[tuple[PredictionRecord, Review]], days: in
     ]
     return ReaderAgreementMessage(
         days=days,
+        reviews=len(reviews),
         readers=[
             ReaderMessage(name=name, verified=verified, images=count[name, verified]) for name, verified in readers
         ],

@@ -120,9 +120,8 @@ def list_readings(store: Store, query: ReadingQuery) -> Page[Any]:
 def list_all(store: Store) -> Sequence[Any]:
     """All readings with what the model said, the oldest first."""
     said = ("patient", "model", "fingerprint", "decision", "predicted_label", "probability", "probabilities")
-    query = _select(*_COLUMNS, *(getattr(PredictionRecord, name) for name in said)).order_by(_OWN.number)
-    with store.read() as connection:
-        return connection.execute(query).all()
+    query = _select(*_COLUMNS, *(getattr(PredictionRecord, name) for name in said))
+    return list(store.iterate(query, _OWN.number))[::-1]
 
 
 def _select(*columns: Any) -> sql.Select[Any]:

@@ -21,6 +21,7 @@ PATIENCE = 5.0  # seconds for which setting up is tried again
 TEMPORARY = re.compile(r"locked")  # an error of SQLite that passes
 _FOREIGN_KEY_VIOLATION = "23503"  # of PostgreSQL's error codes
 _LONGEST_PASSWORD = 10_000  # bytes
+_SOONER = 900  # milliseconds of PostgreSQL's own limit, for each second that the driver waits
 OPTIONS = {"pysqlite": {"timeout": 60}, "pg8000": {"timeout": 10}}  # by driver; seconds
 
 
@@ -41,11 +42,12 @@ class Database:
         """The file or the URL without its password, for messages."""
         return str(self.file) if self.file else self.address.render_as_string(hide_password=True)
 
-    def connect(self, create: bool = True, **options: Any) -> sql.Engine:
+    def connect(self, create: bool = True, *, patient: bool = False, **options: Any) -> sql.Engine:
         """Get ready to connect.
 
         Args:
             create: whether to make a SQLite file that does not exist.
+            patient: whether to wait for PostgreSQL as long as it takes: an index of a large table takes minutes.
             options: of the driver, instead of `OPTIONS`.
 
         Raises:
@@ -58,11 +60,16 @@ class Database:
             if not self.file.exists():
                 os.close(os.open(self.file, os.O_CREAT | os.O_RDWR, 0o600))  # file names may name patients
         options = OPTIONS.get(self.address.get_driver_name(), {}) | options
+        if patient and self.address.get_driver_name() == "pg8000":
+            options["timeout"] = None
         sqlite = self.address.get_backend_name() == "sqlite"
         # A server may have closed a connection meanwhile; a file does not.
         engine = sql.create_engine(self.address, pool_pre_ping=not sqlite, connect_args=options)
         if sqlite:
             sql.event.listen(engine, "connect", _set_up_sqlite)
+        elif options.get("timeout"):
+            limit = f"SET statement_timeout = {int(options['timeout'] * _SOONER)}"
+            sql.event.listen(engine, "connect", lambda connection, _: _set_up_postgresql(connection, limit))
         return engine
 
 
@@ -140,6 +147,23 @@ def _set_up_sqlite(connection: Any, _: Any) -> None:
     """Write commits to disk before acknowledging them, enforce foreign keys, and overwrite deleted data."""
     for pragma in ("synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
         connection.execute(f"PRAGMA {pragma}")
+
+
+@contextmanager
+def closing_engine(engine: sql.Engine) -> Iterator[sql.Engine]:
+    """Close all connections at the end."""
+    try:
+        yield engine
+    finally:
+        engine.dispose()
+
+
+def _set_up_postgresql(connection: Any, limit: str) -> None:
+    """Let the server give up before the driver does: what the driver no longer waits for would go on for ever."""
+    cursor = connection.cursor()
+    cursor.execute(limit)
+    cursor.close()
+    connection.commit()
 
 
 def forget_deleted(engine: sql.Engine) -> None:

@@ -18,7 +18,7 @@ from pneumoscope.images.read import ImageBytes
 from pneumoscope.server.messages.predictions import PredictionQuery, ReviewMessage, ReviewRequest
 from pneumoscope.server.problems import RequestError
 from pneumoscope.server.storage.erasure import drop_deleted
-from pneumoscope.server.storage.store import AnsweredRequest, AuditEntry, Review, Store
+from pneumoscope.server.storage.store import AnsweredRequest, AuditEntry, Review, Store, link_answer
 
 KEPT = 24 * 3600.0  # seconds
 _LEASE = 120.0  # seconds without a sign of life, after which another request with the same key replaces this one
@@ -118,6 +118,8 @@ def answer(store: Store, key: Key, claim: Claim, answered: Answered) -> None:
             return  # another service has the request, because this one stalled
         if drop_deleted(session, predictions) != predictions:
             session.execute(sql.delete(AnsweredRequest).where(AnsweredRequest.key == key.key))
+        else:
+            link_answer(session, answered.content, key=key.key)
 
 
 def release(store: Store, key: Key, claim: Claim) -> None:
@@ -149,6 +151,7 @@ def add_review(store: Store, key: Key, review: Review, entry: AuditEntry) -> Ans
             content = ReviewMessage.model_validate(review).model_dump_json()
             answered = Answered(201, f"reviews/{review.number}", content)
             _update(connection, key, answered)
+            link_answer(session, content, key=key.key)
         return answered
     except IntegrityError:
         found = _find(store, key)

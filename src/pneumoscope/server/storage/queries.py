@@ -1,13 +1,13 @@
-"""Pages of stored predictions, studies and reviews, and the deletion of a prediction."""
+"""Pages of stored predictions and reviews, and the deletion of a prediction."""
 
 from __future__ import annotations
 
 import base64
 import datetime
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import sqlalchemy as sql
 from sqlalchemy.orm import Session
@@ -22,6 +22,9 @@ from pneumoscope.server.storage.store import PredictionRecord, Review, Store
 
 T = TypeVar("T")
 SHOWN_REVIEWS = 3  # of a prediction, in lists
+LOOKED_AT = 10_000  # predictions for one page, where no index finds those that are wanted
+_PART = 400  # of them at a time: for many more, PostgreSQL would read whole tables
+_BEYOND = 2**31 - 1  # the largest number that the database can store
 
 
 @dataclass(frozen=True)
@@ -50,21 +53,6 @@ class Key:
     reading: Reading
 
 
-@dataclass(frozen=True)
-class Study:
-    """What is stored of a study; of images without a StudyInstanceUID, of a patient."""
-
-    study_uid: str | None
-    patient: str | None
-    accession_number: str | None
-    date: str | None
-    predictions: int
-    reviewed: int
-    decisions: dict[str, int]
-    first_at: datetime.datetime
-    last_at: datetime.datetime
-
-
 def write_cursor(number: int) -> str:
     """Where a page begins, as a word that callers only pass on."""
     return base64.urlsafe_b64encode(str(number).encode()).decode().rstrip("=")
@@ -85,41 +73,130 @@ def read_cursor(cursor: str) -> int:
             422, "cursor: not one of this service. Begin without it, and then pass on `next` of each page.",
             code="cursor-invalid",
         ) from None  # fmt: skip
-    return int(plain)
+    return min(int(plain), _BEYOND)
 
 
-def _cut(rows: Sequence[T], limit: int) -> tuple[Sequence[T], T | None]:
+def cut(rows: Sequence[T], limit: int) -> tuple[Sequence[T], T | None]:
     """The entries of a page from one more than its limit, and the last of them if there are more."""
     return rows[:limit], rows[limit - 1] if len(rows) > limit else None
 
 
 def list_predictions(store: Store, query: ListQuery, caller: Caller | None = None) -> Page[Reviewed]:
-    """A page of the predictions that a query asks for, the newest first; second readings are those of the caller."""
+    """A page of the predictions that a query asks for, the newest first; second readings are those of the caller.
+
+    What no index finds (reviews, or a moment with a model or decision) is looked for among `LOOKED_AT` predictions at
+    most, so that a page takes a bounded time. It may then have fewer predictions than the limit, or none, although
+    there is a next one.
+    """
+    conditions = _list_conditions(query)
+    start = read_cursor(query.cursor) if query.cursor else None
+    with store.begin() as session:
+        of_reviews = query.reviewed is not None or query.second_reading or query.disagreement
+        mixed = query.since is not None and not (query.model is None and query.decision is None)
+        if not of_reviews and not mixed:
+            found, rest = _select(session, query, conditions, start), None
+        elif query.patient is not None or query.study is not None:  # which have few
+            own = PredictionRecord.number
+            everything = (own >= 0, own < (start or _BEYOND))
+            found, rest = _select_reviewed(session, query, caller, conditions, everything, query.limit + 1), None
+        else:
+            found, rest = walk_back(
+                session, PredictionRecord.number, start, query.limit + 1,
+                lambda part, wanted: _select_reviewed(session, query, caller, conditions, part, wanted),
+            )  # fmt: skip
+        records, last = cut(found, query.limit)
+        entries = _add_reviews(session, records)
+    following = rest if last is None else last.number
+    return Page(entries, None if following is None else write_cursor(following))
+
+
+def _list_conditions(query: ListQuery) -> list[sql.ColumnElement[bool]]:
     own = PredictionRecord
-    conditions: list[sql.ColumnElement[bool]] = []
-    for column, value in ((own.patient, query.patient), (own.study_uid, query.study), (own.decision, query.decision)):
-        if value is not None:
-            conditions.append(column == value)
-    if query.model is not None:
-        conditions.append(sql.or_(own.model == query.model, own.fingerprint == query.model))
+    wanted = ((own.patient, query.patient), (own.study_uid, query.study))
+    conditions: list[sql.ColumnElement[bool]] = [column == value for column, value in wanted if value is not None]
+    if query.decision is not None:
+        # With a model, the index of decisions would be the wrong one: PostgreSQL does not know that the predictions of
+        # one model lie together, so that those of the others would be read first.
+        column = own.decision if query.model is None else sql.func.coalesce(own.decision, "")
+        conditions.append(column == query.decision)
     if query.since is not None:
         conditions.append(own.created_at >= to_utc(query.since))
+    return conditions
+
+
+def _select(
+    session: Session, query: ListQuery, conditions: Sequence[sql.ColumnElement[bool]], start: int | None
+) -> Sequence[PredictionRecord]:
+    """One more than a page of what no review matters for; each condition has an index that ends with the page."""
+    own, count = PredictionRecord, query.limit + 1
+    if start is not None:
+        conditions = [*conditions, own.number < start]
+    if query.model is not None:  # a name or a fingerprint: of each as many as needed, by its own index
+        parts = [
+            sql.select(own.number).where(*conditions, column == query.model).order_by(own.number.desc()).limit(count)
+            for column in (own.model, own.fingerprint)
+        ]
+        numbers = sql.union(*(sql.select(part.subquery().c.number) for part in parts))
+        conditions = [own.number.in_(numbers)]
+    return session.scalars(sql.select(own).where(*conditions).order_by(own.number.desc()).limit(count)).all()
+
+
+def _select_reviewed(
+    session: Session,
+    query: ListQuery,
+    caller: Caller | None,
+    conditions: Sequence[sql.ColumnElement[bool]],
+    part: Sequence[sql.ColumnElement[bool]],
+    count: int,
+) -> Sequence[PredictionRecord]:
+    """Predictions of a part that a query asks for, by their reviews, too."""
+    own = PredictionRecord
+    conditions = [*conditions, *part]
+    if query.model is not None:
+        conditions.append(sql.or_(own.model == query.model, own.fingerprint == query.model))
+    files = sql.select(own.sha256).where(*conditions).correlate(None)
     if query.reviewed is not None:
         has = sql.exists().where(Review.prediction_id == own.id)
         conditions.append(has if query.reviewed else ~has)
     if query.second_reading:
         named = caller is not None and caller.named
         name = caller.name if caller is not None and named else query.reader
-        conditions.append(needs_second_reading(name, named))
+        conditions.append(needs_second_reading(name, named, files))
     if query.disagreement:
-        conditions.append(is_disputed())
-    if query.cursor:
-        conditions.append(own.number < read_cursor(query.cursor))
-    statement = sql.select(own).where(*conditions).order_by(own.number.desc())
-    with store.begin() as session:
-        records, last = _cut(session.scalars(statement.limit(query.limit + 1)).all(), query.limit)
-        found = _add_reviews(session, records)
-    return Page(found, None if last is None else write_cursor(last.number))
+        conditions.append(is_disputed(files))
+    return session.scalars(sql.select(own).where(*conditions).order_by(own.number.desc()).limit(count)).all()
+
+
+def walk_back(
+    session: Session,
+    column: sql.orm.InstrumentedAttribute[int],
+    start: int | None,
+    count: int,
+    select: Callable[[Sequence[sql.ColumnElement[bool]], int], Sequence[T]],
+) -> tuple[list[T], int | None]:
+    """Look for rows from the newest to the oldest, part by part, until there are enough or `LOOKED_AT` were looked at.
+
+    Args:
+        session: of the database.
+        column: the number of the rows.
+        start: only those with a lower number.
+        count: of rows that are wanted.
+        select: gives rows of a part, the newest first: from the conditions of the part, and how many at most.
+
+    Returns:
+        What was found, and below which number others may be; None: nowhere.
+    """
+    first, last = session.execute(sql.select(sql.func.min(column), sql.func.max(column))).one()
+    found: list[T] = []
+    if first is None:
+        return found, None
+    top = min(last + 1, start or _BEYOND)
+    end = max(first, top - LOOKED_AT)
+    while top > end and len(found) < count:
+        low = max(end, top - _PART)
+        found += select((column >= low, column < top), count - len(found))
+        top = low
+    return found, top if top > first else None
 
 
 def find_prediction(store: Store, prediction_id: str) -> Reviewed | None:
@@ -176,7 +253,7 @@ def list_reviews(store: Store, prediction_id: str, query: PageQuery) -> Page[Rev
     with store.begin() as session:
         if session.scalar(sql.select(PredictionRecord.id).where(PredictionRecord.id == prediction_id)) is None:
             return None
-        reviews, last = _cut(session.scalars(statement.limit(query.limit + 1)).all(), query.limit)
+        reviews, last = cut(session.scalars(statement.limit(query.limit + 1)).all(), query.limit)
     return Page(reviews, None if last is None else write_cursor(last.number))
 
 
@@ -185,50 +262,6 @@ def find_review(store: Store, prediction_id: str, number: int) -> Review | None:
     with store.begin() as session:
         review = session.get(Review, number)
         return review if review is not None and review.prediction_id == prediction_id else None
-
-
-def list_studies(store: Store, query: PageQuery) -> Page[Study]:
-    """A page of the studies, and of the patients of images that name none; the newest by its first prediction first."""
-    own = PredictionRecord
-    # PostgreSQL compares the text of what is grouped by, so it must hold no parameters.
-    key = sql.func.coalesce(own.study_uid, sql.literal_column("'patient '") + own.patient).label("key")
-    first = sql.func.min(own.number)  # so that later images of a study don't move it
-    moments = (sql.func.min(own.created_at).label("first_at"), sql.func.max(own.created_at).label("last_at"))
-    known = sql.or_(own.study_uid.is_not(None), own.patient != "")
-    statement = sql.select(key, first.label("first"), *moments).where(known).group_by(key).order_by(first.desc())
-    if query.cursor:
-        statement = statement.having(first < read_cursor(query.cursor))
-    with store.begin() as session:
-        rows, more = _cut(session.execute(statement.limit(query.limit + 1)).all(), query.limit)
-        has = sql.exists().where(Review.prediction_id == own.id)
-        columns = (own.study_uid, own.patient, own.accession_number, own.date, own.decision, has.label("reviewed"))
-        of_page = sql.select(key, *columns).where(key.in_([row.key for row in rows])).order_by(own.number)
-        images: dict[str, list[Any]] = {}
-        for image in session.execute(of_page):
-            images.setdefault(image.key, []).append(image)
-    studies = [_describe_study(images[row.key], row.first_at, row.last_at) for row in rows]
-    return Page(studies, None if more is None else write_cursor(more.first))
-
-
-def _describe_study(images: Sequence[Any], first: datetime.datetime, last: datetime.datetime) -> Study:
-    decisions: dict[str, int] = {}
-    for image in images:
-        decisions[image.decision] = decisions.get(image.decision, 0) + 1
-
-    def find(name: str) -> Any:
-        return next((value for image in reversed(images) if (value := getattr(image, name))), None)
-
-    return Study(
-        study_uid=images[0].study_uid,
-        patient=find("patient"),
-        accession_number=find("accession_number"),
-        date=find("date") if images[0].study_uid else None,  # a patient's images may be of several
-        predictions=len(images),
-        reviewed=sum(image.reviewed for image in images),
-        decisions=decisions,
-        first_at=first,
-        last_at=last,
-    )
 
 
 def delete_prediction(store: Store, prediction_id: str, actor: Actor) -> tuple[str, bool] | None:

@@ -27,5 +27,6 @@ def define_readings(metadata: sql.MetaData) -> sql.Table:
         sql.Column("created_at", sql.DateTime, nullable=False),
         sql.Column("number", sql.Integer, primary_key=True),
         sql.UniqueConstraint("prediction_id", "reader", "sequence", name="readings_sequence_key"),
+        sql.Index("ix_readings_reader_number", "reader", "number"),
         sqlite_autoincrement=True,
     )

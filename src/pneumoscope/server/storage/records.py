@@ -57,7 +57,7 @@ class Review(Base):
     comment: Mapped[str] = mapped_column(sql.Text, default="")
     reviewer: Mapped[str] = mapped_column(sql.Text, default="")
     verified: Mapped[bool] = mapped_column(default=False)
-    created_at: Mapped[datetime.datetime] = mapped_column(default_factory=now)
+    created_at: Mapped[datetime.datetime] = mapped_column(default_factory=now, index=True)
     number: Mapped[int] = mapped_column(primary_key=True, init=False)
 
     def __post_init__(self) -> None:
@@ -83,7 +83,16 @@ class PredictionRecord(Base):
     """
 
     __tablename__ = "predictions"
-    __table_args__ = (sql.UniqueConstraint("id", name="predictions_id_key"), {"sqlite_autoincrement": True})
+    __table_args__ = (
+        sql.UniqueConstraint("id", name="predictions_id_key"),
+        # Each with the number: lists are read backwards from where a page begins, and end with the page.
+        sql.Index("ix_predictions_patient_number", "patient", "number"),
+        sql.Index("ix_predictions_study_uid_number", "study_uid", "number"),
+        sql.Index("ix_predictions_decision_number", "decision", "number"),
+        sql.Index("ix_predictions_model_number", "model", "number"),
+        sql.Index("ix_predictions_fingerprint_number", "fingerprint", "number"),
+        {"sqlite_autoincrement": True},
+    )
 
     sha256: Mapped[str] = mapped_column(sql.String(64), index=True)
     name: Mapped[str] = mapped_column(sql.Text)
@@ -134,7 +143,13 @@ class AuditEntry(Base):
     """
 
     __tablename__ = "audit"
-    __table_args__ = ({"sqlite_autoincrement": True},)
+    __table_args__ = (
+        sql.Index("ix_audit_patient_number", "patient", "number"),
+        sql.Index("ix_audit_prediction_id_number", "prediction_id", "number"),
+        sql.Index("ix_audit_caller_number", "caller", "number"),
+        sql.Index("ix_audit_action_number", "action", "number"),
+        {"sqlite_autoincrement": True},
+    )
 
     caller: Mapped[str] = mapped_column(sql.Text)
     role: Mapped[str] = mapped_column(sql.String(16))
@@ -209,6 +224,28 @@ class JobRecord(Base):
     number: Mapped[int] = mapped_column(primary_key=True, init=False)
 
 
+class AnsweredPrediction(Base):
+    """A prediction that the answer to a request, or a job, tells of; it goes with that answer.
+
+    Attributes:
+        prediction_id: every word of the answer that may be the id of a prediction, also of one that is gone.
+        request_key: of the request; None where it is a job.
+        job_number: of the job; None where it is a request.
+    """
+
+    __tablename__ = "answered_predictions"
+    __table_args__ = ({"sqlite_autoincrement": True},)
+
+    prediction_id: Mapped[str] = mapped_column(sql.String(32), index=True)
+    request_key: Mapped[str | None] = mapped_column(
+        sql.ForeignKey("answered_requests.key", ondelete="CASCADE"), default=None, index=True
+    )
+    job_number: Mapped[int | None] = mapped_column(
+        sql.ForeignKey("jobs.number", ondelete="CASCADE"), default=None, index=True
+    )
+    number: Mapped[int] = mapped_column(primary_key=True, init=False)
+
+
 class UnreadableFiles(Base):
     """How many files could not be read on a day (UTC), by the code of the problem; nothing else is kept of them."""
 
@@ -231,7 +268,7 @@ class ShadowPrediction(Base):
     predicted_label: Mapped[str] = mapped_column(sql.Text)
     probabilities: Mapped[dict[str, float]]
     ood_score: Mapped[float | None] = mapped_column(sql.Double)
-    created_at: Mapped[datetime.datetime]
+    created_at: Mapped[datetime.datetime] = mapped_column(index=True)
 
 
 READINGS = define_readings(Base.metadata)

@@ -13,6 +13,7 @@ from pneumoscope.server.storage.kept_images import KeptImages
 from pneumoscope.server.storage.store import Store, now
 
 _EVERY = 3600.0  # seconds
+_AT_ONCE = 10_000  # predictions that are looked for, deleted and logged together
 _SURELY_STORED = datetime.timedelta(hours=1)  # a prediction is stored sooner than that after its file
 
 
@@ -39,8 +40,10 @@ class Retention:
         if self._keep_for is None:
             return
         moment = now() - self._keep_for
-        ids = [row.id for row in self._store.find_images(before=moment)]
-        predictions, reviews = self._store.delete(ids, [SERVICE.to_entry("expire", count=len(ids))])
+        predictions = reviews = 0
+        while ids := [row.id for row in self._store.find_images(before=moment, limit=_AT_ONCE)]:
+            done = self._store.delete(ids, [SERVICE.to_entry("expire", count=len(ids))])
+            predictions, reviews = predictions + done[0], reviews + done[1]
         # All old files without a prediction, also those left by a service that was killed before it deleted them.
         images = self._kept.delete_older(moment, self._store.find_used) if self._kept else 0
         if predictions or images:

@@ -97,7 +97,7 @@ def upgrade_database(url: str | None, kinds: Iterable[Tables]) -> list[tuple[Tab
     """
     done = []
     with opening(url) as database:
-        engine = database.connect(create=False)
+        engine = database.connect(create=False, patient=True)
         try:
             for tables in kinds:
                 with engine.connect() as connection:

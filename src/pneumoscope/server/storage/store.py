@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import datetime
 import logging
+import re
 import secrets
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sql
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from pneumoscope.datasets.pseudonyms import compute_pseudonym
 from pneumoscope.errors import DataError
-from pneumoscope.server.storage.databases import breaks_reference, explain, forget_deleted, opening
+from pneumoscope.server.storage.databases import breaks_reference, closing_engine, explain, forget_deleted, opening
 from pneumoscope.server.storage.pseudonym_keys import find_key, move_key
 from pneumoscope.server.storage.records import (
     READINGS,
+    AnsweredPrediction,
     AnsweredRequest,
     AuditEntry,
     Base,
@@ -34,6 +38,7 @@ from pneumoscope.server.storage.schema import STORE_REVISION, Tables, locking, p
 
 __all__ = [
     "READINGS",
+    "AnsweredPrediction",
     "AnsweredRequest",
     "AuditEntry",
     "JobRecord",
@@ -44,6 +49,10 @@ __all__ = [
     "now",
 ]
 _AT_ONCE = 500  # rows in one statement
+_PAGE = 2000  # rows that are read at once
+_DAYS = 31  # that are counted at once
+DELETED = "deleted"  # the property that changes with each deletion
+_ID = re.compile("(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])")  # of a prediction, in an answer
 _SOON = 2  # seconds for which checking waits for a lock or for the server
 _logger = logging.getLogger("pneumoscope.server")
 _FAULTS = {  # messages that everybody may see; others can name hosts, users and tables
@@ -61,6 +70,23 @@ _OUTCOME = (
     PredictionRecord.created_at, PredictionRecord.view, PredictionRecord.age, PredictionRecord.sex,
     PredictionRecord.group, PredictionRecord.format,
 )  # fmt: skip
+
+_LEFT_OUT = {"probabilities", "prediction_set", "warnings"}
+_OF_REVIEWED = tuple(column for column in PredictionRecord.__table__.columns if column.name not in _LEFT_OUT)
+
+
+class _ReviewRow(NamedTuple):
+    """What is read of a review, beside its prediction."""
+
+    prediction_id: str
+    answer: str
+    agrees: bool | None
+    label: str | None
+    comment: str
+    reviewer: str
+    verified: bool
+    created_at: datetime.datetime
+    number: int
 
 
 class Store(AbstractContextManager["Store"]):
@@ -87,7 +113,10 @@ class Store(AbstractContextManager["Store"]):
             self._impatient = database.connect(create, timeout=min(_SOON, patience or _SOON))
             self._active = self._engine
             try:
-                prepare(self._engine, self.location, TABLES, upgrade=upgrade)
+                if upgrade:
+                    with closing_engine(database.connect(create, patient=True)) as engine:
+                        prepare(engine, self.location, TABLES, upgrade=True)
+                prepare(self._engine, self.location, TABLES)
                 self._secret = find_key(self._engine, self.location)
             except BaseException:
                 self.close()
@@ -142,30 +171,63 @@ class Store(AbstractContextManager["Store"]):
 
     def list_outcomes(self, limit: int, since: datetime.datetime) -> Sequence[Any]:
         """Return rows of what monitoring needs of the latest predictions, the newest first; cheaper than records."""
-        query = (
-            sql.select(*_OUTCOME)
-            .where(PredictionRecord.created_at >= since)
-            .order_by(PredictionRecord.number.desc())
-            .limit(limit)
-        )
-        with self.begin() as session:
-            return session.execute(query).all()
+        query = sql.select(*_OUTCOME).where(PredictionRecord.created_at >= since)
+        return list(self.iterate(query, PredictionRecord.number, limit))
 
     def count_by_day(self, since: datetime.datetime) -> dict[str, int]:
         """The number of predictions on each day (UTC) since a moment."""
         created_at = PredictionRecord.created_at
-        day = sql.func.substr(sql.cast(created_at, sql.Text), 1, 10).label("day")
-        query = sql.select(day, sql.func.count()).where(created_at >= since).group_by("day").order_by("day")
-        with self.begin() as session:
-            return {str(name): int(count) for name, count in session.execute(query)}
+        text = self._engine.dialect.name == "sqlite"  # moments are text there; in PostgreSQL, dates are faster
+        day = (sql.func.substr(created_at, 1, 10) if text else sql.cast(created_at, sql.Date)).label("day")
+        query = sql.select(day, sql.func.count()).group_by("day").order_by("day")
+        counts: dict[str, int] = {}
+        start, end = since, max(since, now())
+        while start <= end:
+            part = [created_at >= start]
+            start += datetime.timedelta(days=_DAYS)
+            part += [created_at < start] if start <= end else []  # the last has no end: a clock may be ahead
+            with self.begin() as session:
+                for name, count in session.execute(query.where(*part)):
+                    counts[str(name)] = counts.get(str(name), 0) + int(count)
+        return counts
 
-    def list_reviews(self, since: datetime.datetime | None = None) -> list[tuple[PredictionRecord, Review]]:
-        """Every review, with its prediction (made since a moment), the oldest first."""
-        query = sql.select(PredictionRecord, Review).join_from(Review, PredictionRecord).order_by(Review.number)
-        if since is not None:
-            query = query.where(PredictionRecord.created_at >= since)
-        with self.begin() as session:
-            return [(record, review) for record, review in session.execute(query)]
+    def list_reviews(self, since: datetime.datetime | None = None, limit: int | None = None) -> list[tuple[Any, Any]]:
+        """Reviews, each with its prediction, the oldest first: rows with what exports and monitoring need of both.
+
+        Args:
+            since: only those of predictions made since a moment.
+            limit: only the latest.
+        """
+        of_review = [getattr(Review, name).label(f"review_{name}") for name in _ReviewRow._fields]
+        query = sql.select(*_OF_REVIEWED, *of_review)
+        query = query.join_from(Review, PredictionRecord)
+        if since is not None:  # a review comes after its prediction, give or take the clocks of two machines
+            made = Review.created_at >= since - datetime.timedelta(days=1)
+            query = query.where(PredictionRecord.created_at >= since, made)
+        rows = self.iterate(query, Review.number, limit)
+        return [(row, _ReviewRow._make(row[len(_OF_REVIEWED) : -1])) for row in rows][::-1]
+
+    def iterate(self, query: sql.Select[Any], number: Any, limit: int | None = None) -> Iterator[Any]:
+        """Rows of a query, the highest number first, read page by page: one statement might take too long.
+
+        Args:
+            query: without an order; rows have one more column than it.
+            number: the column by which rows are numbered.
+            limit: of rows; None: all.
+        """
+        last: int | None = None
+        left = limit
+        labelled = query.add_columns(number.label("iterated"))
+        while left is None or left > 0:
+            wanted = _PAGE if left is None else min(_PAGE, left)
+            page = labelled if last is None else labelled.where(number < last)
+            with self.begin() as session:
+                rows = session.execute(page.order_by(number.desc()).limit(wanted)).all()
+            yield from rows
+            if len(rows) < wanted:
+                return
+            last = rows[-1].iterated
+            left = None if left is None else left - len(rows)
 
     def find_images(
         self,
@@ -174,6 +236,7 @@ class Store(AbstractContextManager["Store"]):
         patients: Iterable[str] = (),
         study: str | None = None,
         sha256s: Iterable[str] = (),
+        limit: int | None = None,
     ) -> Sequence[Any]:
         """Return id, SHA-256 and study of predictions to which any of these applies; none if no condition is given.
 
@@ -182,6 +245,7 @@ class Store(AbstractContextManager["Store"]):
             patients: of one of these pseudonyms.
             study: with this Study Instance UID.
             sha256s: of one of these images.
+            limit: only so many, those that were made first.
         """
         matches: list[sql.ColumnElement[bool]] = []
         if before is not None:
@@ -196,7 +260,9 @@ class Store(AbstractContextManager["Store"]):
             return []
         query = sql.select(PredictionRecord.id, PredictionRecord.sha256, PredictionRecord.study_uid)
         with self.begin() as session:
-            return session.execute(query.where(sql.or_(*matches)).order_by(PredictionRecord.number)).all()
+            # By time where there is a limit, as the index of times then ends with it.
+            order = PredictionRecord.number if limit is None else PredictionRecord.created_at
+            return session.execute(query.where(sql.or_(*matches)).order_by(order).limit(limit)).all()
 
     def delete(self, ids: Sequence[str], entries: Sequence[AuditEntry] = ()) -> tuple[int, int]:
         """Delete predictions with their reviews; return how many there were of each.
@@ -211,8 +277,7 @@ class Store(AbstractContextManager["Store"]):
             with self.begin() as session:
                 # PostgreSQL would take a review meanwhile, and then refuse the deletion.
                 session.execute(sql.select(PredictionRecord.id).where(PredictionRecord.id.in_(some)).with_for_update())
-                for table in (AnsweredRequest, JobRecord):  # answers that are kept for a day have predictions in them
-                    session.execute(sql.delete(table).where(sql.or_(*(table.content.contains(each) for each in some))))
+                _forget_answers(session, some)
                 session.execute(sql.delete(READINGS).where(READINGS.c.prediction_id.in_(some)))
                 found = session.execute(sql.delete(Review).where(Review.prediction_id.in_(some)))
                 reviews += getattr(found, "rowcount", 0)
@@ -220,6 +285,7 @@ class Store(AbstractContextManager["Store"]):
                 predictions += getattr(found, "rowcount", 0)
                 if not start and predictions:
                     session.add_all(entries)
+                _note_deletion(session)
         if predictions:
             with self._reporting():
                 forget_deleted(self._engine)
@@ -296,3 +362,37 @@ class Store(AbstractContextManager["Store"]):
             state = "reports an error" if isinstance(problem, DBAPIError) else "is busy"  # no connection is free
             state = "is out of reach" if isinstance(problem, OSError) else state
             raise DataError(f"{self.location}: the database {state}: {explain(problem)}.") from None
+
+
+def link_answer(session: Session, content: str, *, key: str | None = None, job: int | None = None) -> None:
+    """Note which predictions a kept answer tells of, so that it goes when one of them is deleted.
+
+    Args:
+        session: the transaction in which the answer is stored.
+        content: the answer.
+        key: of the request that it answers.
+        job: the number of the job that it belongs to.
+    """
+    rows = [
+        {"prediction_id": each, "request_key": key, "job_number": job} for each in sorted(set(_ID.findall(content)))
+    ]
+    if rows:
+        session.execute(sql.insert(AnsweredPrediction), rows)
+
+
+def _forget_answers(session: Session, ids: Sequence[str]) -> None:
+    """Delete the answers, which are kept for a day, that tell of predictions."""
+    link = AnsweredPrediction
+    for column, own in ((link.request_key, AnsweredRequest.key), (link.job_number, JobRecord.number)):
+        holders = sql.select(column).where(link.prediction_id.in_(ids), column.is_not(None))
+        session.execute(sql.delete(own.class_).where(own.in_(holders)))
+
+
+def _note_deletion(session: Session) -> None:
+    """Change the property by which others see that something was deleted."""
+    values = {"value": uuid.uuid4().hex}
+    found = session.execute(sql.update(Property).where(Property.key == DELETED).values(**values))
+    if not getattr(found, "rowcount", 0):
+        insert = sqlite.insert if session.get_bind().dialect.name == "sqlite" else postgresql.insert
+        statement = insert(Property).values(key=DELETED, **values)
+        session.execute(statement.on_conflict_do_update(index_elements=["key"], set_=values))
