@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from pneumoscope.training.adapt import Adaptation
     from pneumoscope.training.train import Run
 
-
 _SUBGROUPS = 12  # shown on the terminal
 _escaped: set[str] = set()  # characters that the encoding of standard output lacks
 
@@ -355,31 +354,29 @@ def show_progress(hint: str = "") -> Iterator[Progress]:
     # A command behind `!` in a notebook has a terminal, too, but the notebook would repeat every state of a bar.
     drawn = sys.stderr.isatty() and "JPY_PARENT_PID" not in os.environ
     bars: list[Bars] = []  # one, once something takes more than one step: importing Rich takes a while
-    tasks: dict[str, Any] = {}
-    last_printed: dict[str, float] = {}
+    tasks, last_printed = dict[str, Any](), dict[str, float]()
 
     def show(text: str) -> None:
         if bars:
-            bars[0].console.print(text, markup=False)
+            bars[0].console.print(wrap(printable(text)), markup=False)
         else:
             echo(text, err=True)
 
     class Messages(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            show(wrap(printable(show_flags(record.getMessage()))))
+            show(show_flags(record.getMessage()))
 
     def progress(task: str, done: int, total: int) -> None:
-        if drawn and (bars or done != total):
+        now = time.monotonic()
+        if not drawn and (done == total or now - last_printed.setdefault(task, now) >= 10):
+            last_printed[task] = now
+            show(f"{task}: {done}{f' of {total}' if total else ''}")
+        elif drawn and (bars or done != total):
             if not bars:
                 bars.append(stack.enter_context(_open_bars()))
             if task not in tasks:
                 tasks[task] = bars[0].add_task(task, total=total or None)
             bars[0].update(tasks[task], completed=done)
-            return
-        now = time.monotonic()
-        if not drawn and (done == total or now - last_printed.setdefault(task, now) >= 10):
-            last_printed[task] = now
-            show(f"{task}: {done}{f' of {total}' if total else ''}")
 
     logger = logging.getLogger("pneumoscope")
     handler, level = Messages(logging.INFO), logger.level
