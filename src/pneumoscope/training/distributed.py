@@ -190,7 +190,7 @@ def join() -> Iterator[Processes]:
     except BaseException as problem:
         _end_together(problem, store, rank)
         raise
-    dist.barrier()  # what was told has arrived
+    dist.barrier()  # the last message has arrived
     dist.destroy_process_group()
 
 

@@ -155,8 +155,8 @@ def _train_and_test(
 def assist(processes: Processes, cache: FeatureCache | bool) -> Run:
     """Do a share of the first process's work, and give its run; this is all that the other processes do."""
     with hush(), open_cache(cache) as features:
-        if (told := processes.hear()) is not None:
-            settings, samples, test = told
+        if (request := processes.hear()) is not None:
+            settings, samples, test = request
             setup = replace(prepare_setup(settings, samples), test=test, processes=processes)
             extracted = extract(setup, features, silent)
             setup = choose_precision(setup, extracted)
