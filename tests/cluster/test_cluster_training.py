@@ -150,7 +150,7 @@ def test_an_error_of_a_worker_has_its_message_and_exit_code(
         path.write_bytes(f"no image {path.name}".encode())
     done = command("crossval", tmp_path / "images", "--out", tmp_path / "out", "--folds", 2, "--on", "ray", *WORDS)
     assert done.code == 3
-    assert "unreadable images left out" in done.err
+    assert "unreadable images were left out" in done.err
     assert "ray::" not in done.err
     assert "Traceback" not in done.err
 
