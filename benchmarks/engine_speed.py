@@ -67,8 +67,8 @@ def race(spec: BackboneSpec, rounds: int, compiled: bool = False) -> list[tuple[
         for name, engine in (
             ("PyTorch", TorchEngine(backbone, size, "cpu")),
             ("ONNX Runtime", OnnxEngine(graph, "")),
-            ("OpenVINO", OpenVinoEngine(graph, "")),
-            ("OpenVINO bf16", ShortEngine(graph, "")),
+            ("OpenVINO", OpenVinoEngine(graph, "", size)),
+            ("OpenVINO bf16", ShortEngine(graph, "", size)),
         ):
             engines[name] = partial(engine.run, images)
         batch = torch.from_numpy(images).to(memory_format=torch.channels_last)

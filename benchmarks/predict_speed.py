@@ -10,6 +10,7 @@ many names; small images are repeated likewise if there are too few.
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import subprocess
 import sys
@@ -33,6 +34,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--memory", help="measure peak memory instead, for these numbers of images")
     options = parser.parse_args()
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed package has its bytecode
     if options.memory:
         print("| images | peak memory | seconds |\n| --- | --- | --- |")
         for count in map(int, options.memory.split(",")):

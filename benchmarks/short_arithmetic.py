@@ -43,7 +43,9 @@ def main() -> None:
     for name in options.models.split(","):
         predictor = load(name, "cpu", engine="openvino")
         exact = predict(predictor, predictor.engine, samples)
-        short = predict(predictor, ShortEngine(find_model(Path(name)) / GRAPH, "bf16"), samples)
+        short = predict(
+            predictor, ShortEngine(find_model(Path(name)) / GRAPH, "bf16", predictor.model.input.size), samples
+        )
         pairs = list(zip(exact, short, strict=True))
         probabilities = np.array([[one.raw_probability or 0, other.raw_probability or 0] for one, other in pairs])
         logits = np.array([[one.logits[0], other.logits[0]] for one, other in pairs])

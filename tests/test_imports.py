@@ -105,6 +105,24 @@ def test_help_of_every_command_loads_nothing_heavy() -> None:
     assert {name.split(".")[0] for name in loaded} & (HEAVY | {"rich"}) == set()
 
 
+def test_a_first_answer_needs_only_what_predicts(images: Path) -> None:
+    image = next(path for path in images.rglob("*") if path.is_file())
+    script = f"""if True:
+        import json, sys
+        from pneumoscope.cli.main import main
+        sys.argv = ["pneumoscope", "predict", {str(image)!r}, "--format", "csv"]
+        try:
+            main()
+        except SystemExit as end:
+            assert not end.code
+        print(json.dumps([*sys.modules]))
+        """
+    loaded = json.loads(run_python(script).splitlines()[-1])
+    unneeded = {"rich", "scipy", "sklearn", "pandas", "torch", "matplotlib", "jinja2", "onnx", "pydicom", "urllib3"}
+    assert {name.split(".")[0] for name in loaded} & unneeded == set()
+    assert not {"openvino_telemetry", "openvino.tools.ovc", "openvino.tools"} & {*loaded}
+
+
 def test_every_public_name_is_the_one_of_its_module() -> None:
     tree = ast.parse((SOURCE / "__init__.py").read_text(encoding="utf-8"))
     homes = {name: source for source, name in imports_in(tree) if source.startswith("pneumoscope.")}

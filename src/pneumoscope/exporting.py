@@ -326,7 +326,7 @@ def _write_ir(folder: Path, original: _Original) -> None:
         openvino = import_openvino()
     except ImportError:
         raise MissingExtraError('OpenVINO is not installed: pip install "pneumoscope[train]".') from None
-    openvino.save_model(openvino.convert_model(folder / ONNX_MODEL), folder / IR, compress_to_fp16=False)
+    openvino.save_model(openvino.Core().read_model(folder / ONNX_MODEL), folder / IR, compress_to_fp16=False)
     (folder / ONNX_MODEL).unlink()
 
 

@@ -306,9 +306,9 @@ def test_few_images_keep_their_pixels_at_a_time(run: Run, files: list[Path], mon
     predictor = load(run.folder)
     decoded: list[str] = []
 
-    def read(*arguments: Any) -> Any:
+    def read(*arguments: Any, **options: Any) -> Any:
         decoded.append(arguments[1])
-        return read_radiograph(*arguments)
+        return read_radiograph(*arguments, **options)
 
     monkeypatch.setattr(features, "read_radiograph", read)
     for done, _ in enumerate(predictor.run(files, pixels=True), start=1):
@@ -318,7 +318,7 @@ def test_few_images_keep_their_pixels_at_a_time(run: Run, files: list[Path], mon
 def test_a_missing_package_is_an_error_of_the_installation_and_not_of_a_file(
     run: Run, files: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def read(*_: Any) -> Any:
+    def read(*_: Any, **__: Any) -> Any:
         raise MissingExtraError("not installed")
 
     predictor = load(run.folder)

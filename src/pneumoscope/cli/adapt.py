@@ -1,7 +1,5 @@
 """`adapt`: a model for another hospital's images, made of a trained one."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

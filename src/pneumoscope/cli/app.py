@@ -16,7 +16,6 @@ from typer.exceptions import TyperException
 
 from pneumoscope.cli.flags import set_flags
 from pneumoscope.cli.options import IMAGES, option
-from pneumoscope.datasets.columns import Naming
 
 if TYPE_CHECKING:
     from typer._click import Command, Context, HelpFormatter, Parameter
@@ -44,6 +43,8 @@ class TableCommand(PanelCommand):
 
     def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
         """Parse the command line."""
+        from pneumoscope.datasets.columns import Naming
+
         rest = super().parse_args(ctx, args)
         ctx.obj = Naming(**{str(option.name): ctx.params.pop(str(option.name)) for option in _make_naming_options()})
         return rest
@@ -51,6 +52,8 @@ class TableCommand(PanelCommand):
 
 @functools.cache
 def _make_naming_options() -> tuple[Parameter, ...]:
+    from pneumoscope.datasets.columns import Naming
+
     hints = get_type_hints(Naming, include_extras=True)
     return make_options((name, str, hint.__metadata__[-1].documentation, IMAGES) for name, hint in hints.items())
 

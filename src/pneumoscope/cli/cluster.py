@@ -1,7 +1,5 @@
 """`cluster`: predict on many machines."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer

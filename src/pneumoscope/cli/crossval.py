@@ -1,7 +1,5 @@
 """`crossval`: train and measure fold by fold. Its options include all settings of training."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -64,7 +62,7 @@ def crossval(
     print_cross_validation(result)
 
 
-def print_cross_validation(result: CrossValidation) -> None:
+def print_cross_validation(result: "CrossValidation") -> None:
     """Print each metric as the mean over the folds and of all predictions together, with intervals."""
     folds, evaluation = result.folds, result.evaluation
     number = len(folds.folds) // folds.repeats

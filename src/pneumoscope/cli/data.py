@@ -1,7 +1,5 @@
 """The commands below `pneumoscope data`: draw, split and fetch data sets."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -13,7 +11,6 @@ from pneumoscope.cli.app import PanelCommand, TableCommand, make_group
 from pneumoscope.cli.options import option
 from pneumoscope.cli.output import echo, show_progress
 from pneumoscope.errors import UsageError
-from pneumoscope.files import check_file
 
 if TYPE_CHECKING:
     from pneumoscope.config import Progress
@@ -96,6 +93,8 @@ def split(
     anew = {"all": redraw, "val": redraw_val}
     _check_draw(draw, subset, folds, anew)
     if folds is None or not out.is_dir() or any(out.iterdir()):
+        from pneumoscope.files import check_file
+
         check_file(out, overwrite)
     with show_progress() as progress:
         samples = read_samples(data, patient_pattern, Reading(invert, any_modality), context.obj)
@@ -149,8 +148,8 @@ def _check_draw(draw: dict[str, Any], subset: str | None, folds: int | None, ane
 
 
 def _forget_splits(
-    samples: list[Sample], anew: dict[str, bool], folds: int | None, draw: dict[str, Any]
-) -> list[Sample]:
+    samples: "list[Sample]", anew: dict[str, bool], folds: int | None, draw: dict[str, Any]
+) -> "list[Sample]":
     """Forget the splits that are to be redrawn; refuse options for those that are kept."""
     present = {sample.split for sample in samples if sample.split}
     if anew["all"]:
@@ -177,7 +176,7 @@ def _forget_splits(
     return samples
 
 
-def _draw(samples: list[Sample], folds: int | None, how: dict[str, Any]) -> list[list[Sample]]:
+def _draw(samples: "list[Sample]", folds: int | None, how: dict[str, Any]) -> "list[list[Sample]]":
     """Draw folds, or the missing splits alone; say which are kept."""
     import logging
 
@@ -200,7 +199,7 @@ def _draw(samples: list[Sample], folds: int | None, how: dict[str, Any]) -> list
     return [result]
 
 
-def _group(samples: list[Sample], folds: int | None, cache: bool, progress: Progress) -> list[int | None] | None:
+def _group(samples: "list[Sample]", folds: int | None, cache: bool, progress: "Progress") -> list[int | None] | None:
     """Group near-duplicates, if anything is to be drawn."""
     if not folds and {"val", "test"} <= {sample.split for sample in samples}:
         return None
@@ -211,20 +210,20 @@ def _group(samples: list[Sample], folds: int | None, cache: bool, progress: Prog
         return group_images(samples, opened, progress)
 
 
-def _write_table(out: Path, samples: list[Sample], excel: bool) -> None:
+def _write_table(out: Path, samples: "list[Sample]", excel: bool) -> None:
     from pneumoscope.datasets.samples import describe_counts, write_samples
 
     write_samples(out, samples, excel)
     echo(describe_counts(samples))
 
 
-def _select_subset(samples: list[Sample], name: str) -> list[Sample]:
+def _select_subset(samples: "list[Sample]", name: str) -> "list[Sample]":
     from pneumoscope.datasets.kermany import select_subset
 
     return select_subset(samples, name)
 
 
-def _write_folds(out: Path, folds: list[list[Sample]], excel: bool, overwrite: bool) -> None:
+def _write_folds(out: Path, folds: "list[list[Sample]]", excel: bool, overwrite: bool) -> None:
     from pneumoscope.datasets.samples import describe_counts, write_samples
     from pneumoscope.files import claim_folder, lock_folder
 

@@ -1,7 +1,5 @@
 """`database`: back up, restore, upgrade and clean the database of the reading room and of DICOM nodes."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """`dicom`: predictions as DICOM objects."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, cast, get_args
 
@@ -27,7 +25,7 @@ KINDS = (
 dicom_app = make_group("Answer in DICOM: results for the archive that the images came from.")
 
 
-def read_kinds(text: str) -> tuple[Kind, ...]:
+def read_kinds(text: str) -> "tuple[Kind, ...]":
     """Read which objects are wanted, as the option `--as` names them.
 
     Raises:

@@ -1,7 +1,5 @@
 """`evaluate`, `compare` and `audit`: how good a model is, how two differ, and whether the data can be trusted."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterable
 from dataclasses import fields
@@ -80,7 +78,7 @@ def evaluate(
     echo(f"\nReport: {out / 'report.html'}")
 
 
-def _evaluate_model(context: typer.Context, values: dict[str, Any]) -> Evaluation:
+def _evaluate_model(context: typer.Context, values: dict[str, Any]) -> "Evaluation":
     from pneumoscope.images.read import Reading
     from pneumoscope.reports import evaluation_report as job
 

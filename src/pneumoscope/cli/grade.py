@@ -1,7 +1,5 @@
 """`grade`: submissions ranked against hidden labels, printed within 80 columns."""
 
-from __future__ import annotations
-
 import json
 import sys
 import textwrap
@@ -68,7 +66,7 @@ def grade(
         echo(f"{chr(10) if form == 'table' else ''}Page: {out / 'grading.html'}", err=form != "table")
 
 
-def _print(grading: Grading) -> None:
+def _print(grading: "Grading") -> None:
     """Print the submissions in order, which cannot be distinguished, and which are not ranked."""
     from pneumoscope.evaluation.metrics import NAMES
     from pneumoscope.reports.pages import format_interval, format_number

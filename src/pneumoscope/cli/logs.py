@@ -7,18 +7,15 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Literal, TypeAlias
+from typing import Literal
 
-from pneumoscope.cli.options import OUTPUT, option
 from pneumoscope.text import printable
 
-Form: TypeAlias = Literal["text", "json"]
-LogFormat = Annotated[Form | None, option("Form of the log. [default: text]", OUTPUT)]
 _FIELDS = ("request",)  # of a record, beside its message
 
 
 @contextmanager
-def show_log(form: Form, name: str) -> Iterator[None]:
+def show_log(form: Literal["text", "json"], name: str) -> Iterator[None]:
     """Show what the process logs, without control characters that could come from outside.
 
     Args:

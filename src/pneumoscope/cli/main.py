@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -35,6 +36,7 @@ from pneumoscope.cli.train import SettingsCommand, demo, train
 from pneumoscope.cli.tune import tune
 from pneumoscope.errors import PneumoscopeError, find_missing_extra
 
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # in bytes; parameters of mallopt(3)
 _TRAINING, _USING, _DATA, _MODELS = "Train and evaluate", "Use a model", "Data", "Models"  # panels of --help
 
 app = make_group(
@@ -82,10 +84,27 @@ app.add_typer(database_app, name="database", rich_help_panel=_USING)
 app.add_typer(tokens_app, name="tokens", rich_help_panel=_USING)
 
 
-def main() -> None:
-    """Run the command line. Every error ends in its exit code and a message, not in a stack trace."""
+def _tune_process() -> None:
+    """Choose what suits a process that reads many images; the user's own environment variables come first."""
     # Idle threads of OpenMP soon sleep instead of spinning: on a busy machine spinning costs several times the work.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    # Pillow and glibc keep the memory of an image for the next one: with memory that was given back to the kernel,
+    # reading a large image takes a fifth longer (docs/performance.md).
+    os.environ.setdefault("PILLOW_BLOCKS_MAX", "8")
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")  # it would look through all packages
+    chosen = any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ)
+    if sys.platform != "linux" or chosen or "--help" in sys.argv:  # the import would slow the help
+        return
+    import ctypes
+
+    with suppress(OSError, AttributeError):  # a C library without it, such as musl
+        ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, 32 * 2**20)
+        ctypes.CDLL(None).mallopt(_TRIM_THRESHOLD, 256 * 2**20)
+
+
+def main() -> None:
+    """Run the command line. Every error ends in its exit code and a message, not in a stack trace."""
+    _tune_process()
     open_streams()
     try:
         code = app(standalone_mode=False)

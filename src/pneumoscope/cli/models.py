@@ -1,7 +1,5 @@
 """`models`, `backbones` and `export`: which networks there are, and models for other runtimes."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -216,7 +214,7 @@ def _read_test(folder: Path) -> dict[str, Any]:
     return {}
 
 
-def _describe(model: Model, folder: Path) -> dict[str, str]:
+def _describe(model: "Model", folder: Path) -> dict[str, str]:
     from pneumoscope.datasets.sources import find_sources
     from pneumoscope.decisions.decisions import read_decisions
     from pneumoscope.decisions.groups import describe as describe_group
@@ -273,7 +271,7 @@ def _describe(model: Model, folder: Path) -> dict[str, str]:
     return facts
 
 
-def _list_statements(model: Model) -> dict[str, str]:
+def _list_statements(model: "Model") -> dict[str, str]:
     """What the makers of a model stated."""
     about = model.about
     stated = {
@@ -297,5 +295,5 @@ def _show_size(folder: Path) -> str:
     return f"{sum(path.stat().st_size for path in folder.iterdir()) / 1e6:.1f} MB"
 
 
-def _join_populations(sources: Sequence[Source]) -> str:
+def _join_populations(sources: "Sequence[Source]") -> str:
     return "; ".join(dict.fromkeys(each.population for each in sources))

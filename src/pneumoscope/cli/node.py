@@ -1,15 +1,12 @@
 """`dicom node`: receive images, answer them, and send the results."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pneumoscope.cli import options
 from pneumoscope.cli.dicom import read_kinds
-from pneumoscope.cli.logs import LogFormat, show_log
 from pneumoscope.cli.models import choose_model
-from pneumoscope.cli.options import DECISIONS, option
+from pneumoscope.cli.options import DECISIONS, OUTPUT, option
 from pneumoscope.cli.output import echo
 from pneumoscope.cli.serve import STORAGE, Database
 from pneumoscope.errors import UsageError
@@ -21,6 +18,7 @@ if TYPE_CHECKING:
 _SERVICE, _RECEIVING, _SENDING = "Service", "Receiving", "Sending"
 
 
+_LogFormat = Annotated[Literal["text", "json"] | None, option("Form of the log. [default: text]", OUTPUT)]
 _Config = Annotated[
     Path | None, option("Settings as YAML: rules, destinations, TLS, limits. Flags override it.", _SERVICE)
 ]
@@ -105,7 +103,7 @@ def node(
     ood: _Ood = True,
     refuse_out_of_scope: options.RefuseOutOfScope = False,
     device: options.Device = "auto",
-    log_format: LogFormat = None,
+    log_format: _LogFormat = None,
 ) -> None:
     """Receive DICOM images, predict them, and send the results to archives.
 
@@ -136,7 +134,7 @@ def _read_kinds(text: str) -> list[str]:
     return [*named]
 
 
-def _run(settings: NodeSettings, deciding: dict[str, Any]) -> None:
+def _run(settings: "NodeSettings", deciding: dict[str, Any]) -> None:
     from pneumoscope.dicomnet.algorithm import identify
     from pneumoscope.dicomnet.node import run_node
     from pneumoscope.dicomnet.results import Answerer, ResultSettings
@@ -147,12 +145,14 @@ def _run(settings: NodeSettings, deciding: dict[str, Any]) -> None:
     wanted = ResultSettings(settings.kinds, settings.report_class, settings.unit)
     answerer = Answerer(predictor, identify(predictor, chosen), wanted)
 
-    def announce(running: Node) -> None:
+    def announce(running: "Node") -> None:
         names = ", ".join(each.name for each in settings.destinations) or "nobody"
         dry = " (dry run: nothing is sent)" if settings.dry_run else ""
         web = "" if running.http_port is None else f", HTTP on {settings.http_host}:{running.http_port}"
         echo(f"Spool: {settings.spool}. Results go to {names}{dry}.", err=True)
         echo(f"{settings.title} listens on {settings.host}:{running.port}{web} (Ctrl-C stops it)", err=True)
+
+    from pneumoscope.cli.logs import show_log
 
     with show_log(settings.log_format, "pneumoscope.node"):
         run_node(settings, answerer, announce)

@@ -8,7 +8,7 @@ import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -20,6 +20,7 @@ from pneumoscope.text import printable, printable_line
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress as Bars
     from rich.table import Table
 
     from pneumoscope.auditing.findings import Audit
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from pneumoscope.evaluation.results import Evaluation, GroupDifference, Interval
     from pneumoscope.training.adapt import Adaptation
     from pneumoscope.training.train import Run
-
 
 _SUBGROUPS = 12  # shown on the terminal
 _escaped: set[str] = set()  # characters that the encoding of standard output lacks
@@ -351,39 +351,39 @@ def show_progress(hint: str = "") -> Iterator[Progress]:
     import logging
     import time
 
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bars
+    # A command behind `!` in a notebook has a terminal, too, but the notebook would repeat every state of a bar.
+    drawn = sys.stderr.isatty() and "JPY_PARENT_PID" not in os.environ
+    bars: list[Bars] = []  # one, once something takes more than one step: importing Rich takes a while
+    tasks, last_printed = dict[str, Any](), dict[str, float]()
 
-    console = open_console(stderr=True)
+    def show(text: str) -> None:
+        if bars:
+            bars[0].console.print(wrap(printable(text)), markup=False)
+        else:
+            echo(text, err=True)
 
     class Messages(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            console.print(wrap(printable(show_flags(record.getMessage()))), markup=False)
-
-    columns = (TextColumn("{task.description:18}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    # A command behind `!` in a notebook has a terminal, too, but the notebook would repeat every state of a bar.
-    drawn = console.is_terminal and "JPY_PARENT_PID" not in os.environ
-    bars = Bars(*columns, console=console, disable=not drawn, transient=True)
-    tasks: dict[str, Any] = {}
-    last_printed: dict[str, float] = {}
+            show(show_flags(record.getMessage()))
 
     def progress(task: str, done: int, total: int) -> None:
-        if drawn:
-            if task not in tasks:
-                tasks[task] = bars.add_task(task, total=total or None)
-            bars.update(tasks[task], completed=done)
-            return
         now = time.monotonic()
-        if done == total or now - last_printed.setdefault(task, now) >= 10:
+        if not drawn and (done == total or now - last_printed.setdefault(task, now) >= 10):
             last_printed[task] = now
-            console.print(f"{task}: {done}{f' of {total}' if total else ''}", markup=False)
+            show(f"{task}: {done}{f' of {total}' if total else ''}")
+        elif drawn and (bars or done != total):
+            if not bars:
+                bars.append(stack.enter_context(_open_bars()))
+            if task not in tasks:
+                tasks[task] = bars[0].add_task(task, total=total or None)
+            bars[0].update(tasks[task], completed=done)
 
     logger = logging.getLogger("pneumoscope")
     handler, level = Messages(logging.INFO), logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     try:
-        with bars:
+        with ExitStack() as stack:
             yield progress
     except KeyboardInterrupt:
         echo(f"Interrupted.{hint}", err=True)
@@ -391,3 +391,10 @@ def show_progress(hint: str = "") -> Iterator[Progress]:
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
+
+
+def _open_bars() -> Bars:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description:18}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=open_console(stderr=True), transient=True)

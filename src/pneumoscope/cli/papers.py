@@ -1,7 +1,5 @@
 """`report` and `plot`: what a run gives to a paper."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """`predict` and `explain`: what a model says about images, and why."""
 
-from __future__ import annotations
-
 import io
 import sys
 from collections.abc import Sequence
@@ -95,7 +93,7 @@ def predict(
     report_failed(errors, len(samples), out)
 
 
-def _find_samples(paths: list[Path], path_column: str | None, invert: bool, any_modality: bool) -> list[Sample]:
+def _find_samples(paths: list[Path], path_column: str | None, invert: bool, any_modality: bool) -> "list[Sample]":
     from pneumoscope.datasets.columns import Naming
     from pneumoscope.datasets.reading import find_images
     from pneumoscope.images.read import Reading
@@ -104,7 +102,7 @@ def _find_samples(paths: list[Path], path_column: str | None, invert: bool, any_
         return find_images(paths, Reading(invert, any_modality), Naming(path_column))
 
 
-def _adapt_prior(predictor: Predictor, samples: Sequence[Sample], progress: Progress) -> Predictor:
+def _adapt_prior(predictor: "Predictor", samples: "Sequence[Sample]", progress: "Progress") -> "Predictor":
     """Adjust to the prevalence that is estimated from the images, and print it."""
     from pneumoscope.evaluation.prevalence import adapt_prior  # most predictions do without
 
@@ -113,7 +111,7 @@ def _adapt_prior(predictor: Predictor, samples: Sequence[Sample], progress: Prog
     return adapted
 
 
-def _estimate(predictor: Predictor, samples: Sequence[Sample], progress: Progress) -> None:
+def _estimate(predictor: "Predictor", samples: "Sequence[Sample]", progress: "Progress") -> None:
     """Print how good the predictions are if the probabilities are calibrated for these images."""
     from pneumoscope.evaluation.expected import estimate_metrics
 
@@ -201,7 +199,7 @@ def _check_decisions(adapt_prior: bool, prevalence: float | None, threshold: str
     return require_number(threshold)
 
 
-def _print_threshold(predictor: Predictor) -> None:
+def _print_threshold(predictor: "Predictor") -> None:
     if predictor.model.positive is not None:
         echo(f"Threshold for {predictor.model.positive}: {predictor.threshold:.3g}", err=True)
 

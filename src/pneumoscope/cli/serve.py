@@ -1,7 +1,5 @@
 """`serve` and `reviews`: run the reading room, and export its reviews."""
 
-from __future__ import annotations
-
 import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +8,6 @@ import typer
 
 from pneumoscope.cli import options
 from pneumoscope.cli.app import PanelCommand, make_group, make_options
-from pneumoscope.cli.logs import show_log
 from pneumoscope.cli.options import OUTPUT, option
 from pneumoscope.cli.output import echo
 from pneumoscope.cli.readers import print_pairs, print_performance
@@ -48,11 +45,11 @@ reviews_app = make_group("Export the reviews of the reading room, and measure it
 class ServiceCommand(PanelCommand):
     """A command with an option for every setting of the service; they are made when it is called, not on import."""
 
-    def get_params(self, ctx: Context) -> list[Parameter]:
+    def get_params(self, ctx: "Context") -> "list[Parameter]":
         """All parameters: its own, and the settings."""
         return [*super().get_params(ctx), *_make_options()]
 
-    def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: "Context", args: list[str]) -> list[str]:
         """Parse the command line; the settings go to `ctx.obj`, all else to the function."""
         rest = super().parse_args(ctx, args)
         ctx.obj = {str(option.name): ctx.params.pop(str(option.name)) for option in _make_options()}
@@ -60,7 +57,7 @@ class ServiceCommand(PanelCommand):
 
 
 @functools.cache
-def _make_options() -> tuple[Parameter, ...]:
+def _make_options() -> "tuple[Parameter, ...]":
     from pneumoscope.server.setting_sources import list_options
 
     return make_options((each.name, each.kind, each.help, each.panel) for each in list_options())
@@ -89,12 +86,14 @@ def serve(
     token = make() if make_token else None
     settings = read_settings(config, {**context.obj, "token": token})
 
-    def announce(address: str, service: PredictionService) -> None:
+    def announce(address: str, service: "PredictionService") -> None:
         images = f"kept in {settings.keep_images}" if settings.keep_images else "not kept"
         facts = f"Model: {service.name}. Predictions and reviews: {service.store.location}. Images: {images}."
         secret = f"\nToken: {token}" if token else ""
         public = f", for others {settings.public_url}" if settings.public_url else ""
         echo(f"{facts}\nReading room: {address}{public} (Ctrl-C stops it){secret}", err=True)
+
+    from pneumoscope.cli.logs import show_log
 
     with show_log(settings.log_format, "pneumoscope.server"):
         app.serve(settings, announce)

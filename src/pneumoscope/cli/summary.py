@@ -1,7 +1,5 @@
 """`summarize`: many runs in one table."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -60,7 +58,7 @@ def summarize(
         echo(f"{chr(10) if form == 'text' else ''}Tables and plots: {out}", err=form != "text")
 
 
-def print_summary(summary: Summary, metrics: Sequence[str]) -> None:
+def print_summary(summary: "Summary", metrics: "Sequence[str]") -> None:
     """Print the groups of runs, and how they differ from the first."""
     from pneumoscope.reports.summary import tabulate, tabulate_differences
 

@@ -1,7 +1,5 @@
 """`tokens`: make, list, rotate and revoke the tokens of persons and programs that call the reading room."""
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -80,7 +78,7 @@ def revoke(name: _Name, tokens: _File) -> None:
     echo(f"{count} token{'' if count == 1 else 's'} of {name} revoked.", err=True)
 
 
-def _open(path: Path) -> TokenFile:
+def _open(path: Path) -> "TokenFile":
     from pneumoscope.server.access.tokens import TokenFile
 
     return TokenFile(path)
@@ -92,7 +90,7 @@ def _read_duration(text: str | None, parameter: str) -> float | None:
     return None if text is None else read_period(text, parameter).total_seconds()
 
 
-def _describe(token: Token) -> str:
+def _describe(token: "Token") -> str:
     if token.revoked is not None:
         return "revoked"
     return "valid" if token.is_valid(time.time()) else "expired"

@@ -1,7 +1,5 @@
 """`train` and `demo`. The options of `train` are the settings of training, in one panel of `--help` for each group."""
 
-from __future__ import annotations
-
 import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,11 +17,11 @@ if TYPE_CHECKING:
 class SettingsCommand(PanelCommand):
     """A command with an option for every setting; the options are made when it is called, not on import."""
 
-    def get_params(self, ctx: Context) -> list[Parameter]:
+    def get_params(self, ctx: "Context") -> "list[Parameter]":
         """All parameters: its own, and the settings."""
         return [*super().get_params(ctx), *_make_options()]
 
-    def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: "Context", args: list[str]) -> list[str]:
         """Parse the command line; the settings go to `ctx.obj`, all else to the function."""
         rest = super().parse_args(ctx, args)
         ctx.obj = {str(option.name): ctx.params.pop(str(option.name)) for option in _make_options()}
@@ -31,7 +29,7 @@ class SettingsCommand(PanelCommand):
 
 
 @functools.cache
-def _make_options() -> tuple[Parameter, ...]:
+def _make_options() -> "tuple[Parameter, ...]":
     """An option for every setting; its value is None where it is not given."""
     from pneumoscope.training.settings import list_options
 

@@ -1,7 +1,5 @@
 """`tune`: search for settings on validation images. Its options include all settings of training."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -63,7 +61,7 @@ def tune(
     print_tuning(result)
 
 
-def print_tuning(result: Tuning) -> None:
+def print_tuning(result: "Tuning") -> None:
     """Print the best settings, their validation score, and the test metrics."""
     from pneumoscope.evaluation.metrics import NAMES
     from pneumoscope.training.search_space import show

@@ -14,7 +14,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
-from urllib.request import getproxies, proxy_bypass
 
 from pneumoscope import __version__
 from pneumoscope.config import Progress, silent
@@ -307,6 +306,8 @@ def _open(url: str, headers: Mapping[str, str]) -> Iterator[urllib3.BaseHTTPResp
 
 def _connect(url: str) -> urllib3.PoolManager:
     """A client that uses the proxy of the environment or the system."""
+    from urllib.request import getproxies, proxy_bypass
+
     import urllib3
 
     parts, proxies = urlsplit(url), getproxies()

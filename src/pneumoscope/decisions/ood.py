@@ -191,20 +191,30 @@ def fit_mahalanobis(features: NDArray[np.floating[Any]], components: int = COMPO
 
     Features are (N, D), N at least 1; at most `components` principal directions are kept.
     """
-    from sklearn.covariance import ledoit_wolf_shrinkage
-
     x = np.asarray(features, np.float64)
     mean = x.mean(0)
     centred = x - mean
     width = centred.shape[1]
     values, directions = _find_principal_directions(centred)
     average = values.sum() / width
-    shrinkage = float(ledoit_wolf_shrinkage(centred, assume_centered=True)) if average > 0 else 1.0
+    shrinkage = _find_shrinkage(centred, values)
     keep = min(components, len(directions))
     kept = np.maximum((1 - shrinkage) * values[:keep] + shrinkage * average, _TINY)
     others = (1 - shrinkage) * values[keep:].sum() / max(1, width - keep) + shrinkage * average
     rounded = directions[:keep].astype(np.float16).astype(np.float64)
     return Mahalanobis(mean.astype(np.float32), rounded, kept.astype(np.float32), max(others, _TINY))
+
+
+def _find_shrinkage(centred: Floats, values: Floats) -> float:
+    """The weight of the identity in the covariance (Ledoit & Wolf 2004, section 3.3), 0 to 1.
+
+    Scikit-learn computes the same from the whole covariance; the eigenvalues tell its norm, without seconds of imports.
+    """
+    n, width = centred.shape
+    squares = (values**2).sum()
+    distance = squares - values.sum() ** 2 / width  # of the covariance from the nearest multiple of the identity
+    error = (((centred**2).sum(1) ** 2).sum() / n - squares) / n
+    return float(np.clip(error / distance, 0, 1)) if distance > _TINY * squares else 1.0
 
 
 def _find_principal_directions(centred: Floats) -> tuple[Floats, Floats]:

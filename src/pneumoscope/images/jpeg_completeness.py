@@ -101,10 +101,12 @@ def has_restarts(stream: bytes, outline: Outline) -> bool:
     Raises:
         CostError: there are very many.
     """
+    if not any(_RESTART.search(stream, scan.start, scan.end) for scan in outline.scans):
+        return False
     count = sum(stream.count(bytes([0xFF, marker])) for marker in range(0xD0, 0xD8))
     if count > _MAX_RESTARTS:
         raise CostError(f"a JPEG with {count:,} restart markers")
-    return any(_RESTART.search(stream, scan.start, scan.end) for scan in outline.scans)
+    return True
 
 
 def pad(stream: bytes, outline: Outline, which: int = 0, rest: int | None = None) -> bytes:

@@ -17,6 +17,7 @@ from pneumoscope.errors import ImageError
 from pneumoscope.images import limits
 from pneumoscope.images.appearance import find_faults
 from pneumoscope.images.checksums import check_chunks
+from pneumoscope.images.colour import lay_on_black, measure_colour
 from pneumoscope.images.dicom import Tags, is_dicom, read_dicom
 from pneumoscope.images.dicom_display import Display
 from pneumoscope.images.jpeg2000_streams import check_stream, find_stream
@@ -88,7 +89,7 @@ class Radiograph:
     # in DICOM and TIFF, such as `JPEG lossless` or `tiff_lzw`; None where the format implies it
     compression: str | None = None
     quality: float | None = None  # of a JPEG, on the scale 1 to 100 of the IJG encoder; else None
-    colour: float = 0.0  # mean difference between the largest and the smallest of red, green and blue, 0 (grey) to 1
+    colour: float | None = None  # `measure_colour`, if wanted; None for DICOM
     tags: Tags | None = None  # what a DICOM header says about the image
     display: Display | None = None  # how to show a DICOM image at any window
     warnings: tuple[str, ...] = ()  # what is unusual about the file or the image, and what was made of it
@@ -147,13 +148,17 @@ def read_pixels(source: str | Path | bytes, name: str | None = None, reading: Re
 
 
 def read_radiograph(
-    source: str | Path | bytes, name: str | None = None, reading: Reading = Reading(), min_side: int | None = None
+    source: str | Path | bytes,
+    name: str | None = None,
+    reading: Reading = Reading(),
+    min_side: int | None = None,
+    colour: bool = False,
 ) -> Radiograph:
     """Read a radiograph and what its file says about it.
 
     Colour becomes luminance, transparency becomes black, the EXIF orientation is applied, and grey images keep their
     depth of 16 bits. The arguments are those of `read_pixels`; `min_side` also allows decoding a JPEG at a reduced
-    scale whose shorter side has at least this many pixels.
+    scale whose shorter side has at least this many pixels, and `colour` measures the colour.
 
     Raises:
         ImageError, MissingExtraError: as in `read_pixels`.
@@ -175,13 +180,13 @@ def read_radiograph(
             warnings=dicom.warnings,
         )
     else:
-        image = _read_raster(content, name, min_side)
+        image = _read_raster(content, name, min_side, colour)
     if reading.invert:
         np.subtract(1, image.pixels, out=image.pixels)
     return replace(image, warnings=image.warnings + find_faults(image.pixels))
 
 
-def _read_raster(content: bytes, name: str, min_side: int | None) -> Radiograph:
+def _read_raster(content: bytes, name: str, min_side: int | None, colour: bool) -> Radiograph:
     from PIL import Image, UnidentifiedImageError
 
     if _PILLOW_WARNINGS not in warnings.filters[:2]:
@@ -219,7 +224,7 @@ def _read_raster(content: bytes, name: str, min_side: int | None) -> Radiograph:
                 size=(width, height) if orientation > 4 else (height, width),
                 compression=picture.info.get("compression") if form == "TIFF" else None,
                 quality=quality,
-                colour=_measure_colour(picture),
+                colour=measure_colour(picture) if colour else None,
                 warnings=tuple(faults),
             )
     except ImageError:
@@ -361,20 +366,8 @@ def _to_pixels(picture: Image.Image, orientation: int, name: str) -> Pixels:
         if picture.mode.startswith("I;16"):
             _convert_grey(strip, picture, stored[top : top + rows])
         else:
-            np.divide(np.asarray(_lay_on_black(strip).convert("L")), np.float32(255), out=stored[top : top + rows])
+            np.divide(np.asarray(lay_on_black(strip).convert("L")), np.float32(255), out=stored[top : top + rows])
     return pixels
-
-
-def _lay_on_black(picture: Image.Image) -> Image.Image:
-    """Return the picture as `L`, `RGB` or `YCbCr`, with transparency replaced by black."""
-    if picture.has_transparency_data:
-        from PIL import Image
-
-        picture = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "black"), picture)
-    if picture.mode == "1":
-        return picture.convert("L")
-    return picture if picture.mode in ("L", "RGB", "YCbCr") else picture.convert("RGB")
 
 
 def _convert_grey(strip: Image.Image, picture: Image.Image, out: Pixels) -> None:
@@ -386,15 +379,3 @@ def _convert_grey(strip: Image.Image, picture: Image.Image, out: Pixels) -> None
         np.subtract(1, out, out=out)
     if (transparent := picture.info.get("transparency")) is not None:
         out[levels == transparent] = 0
-
-
-def _measure_colour(picture: Image.Image) -> float:
-    """Mean range of red, green and blue, 0 to 1, over at most 256 x 256 of the pixels."""
-    from PIL import Image
-
-    if picture.mode in ("1", "L", "LA") or picture.mode.startswith("I;16"):
-        return 0.0
-    width, height = (min(side, 256) for side in picture.size)
-    sample = picture.resize((width, height), Image.Resampling.NEAREST)
-    channels = [np.asarray(each) for each in _lay_on_black(sample).convert("RGB").split()]  # much faster than together
-    return float(np.mean(np.ptp(channels, axis=0))) / 255

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -19,14 +19,14 @@ from pneumoscope.errors import ImageError, MissingExtraError
 from pneumoscope.images.dicom import Tags, is_dicom, read_tags
 from pneumoscope.images.dicom_display import Display
 from pneumoscope.images.prefetch import prefetch
-from pneumoscope.images.prepare import InputSpec, Pixels, prepare
+from pneumoscope.images.prepare import InputSpec, Pixels, to_input
 from pneumoscope.images.read import ImageBytes, Radiograph, Reading, read_bytes, read_radiograph
 from pneumoscope.inference.cache import FeatureCache
 from pneumoscope.inference.engines import Engine
 
 Array: TypeAlias = NDArray[np.float32]
 Source: TypeAlias = str | Path | bytes | ImageBytes | Sample
-_PICTURES = 2  # images whose pixels are kept, each up to 400 MB: so many in a batch, and as many read ahead
+_PICTURES = 2  # images whose pixels are kept, each up to 400 MB, that are read ahead
 
 
 @dataclass(frozen=True)
@@ -127,19 +127,34 @@ def _extract(
     batch_size = engine.batch_size if engine else 8
     ahead, longest = 3 * batch_size, 64 * batch_size
     if wanted.pixels:
-        batch_size = ahead = longest = _PICTURES
+        batch_size = longest = 1
+        ahead = _PICTURES
     extraction = _Extraction(engine, spec, wanted, cache)
+    loaded = prefetch(extraction.load, sources, ahead, pool)
+    # A thread of its own computes one batch while what was computed before is used, and the next one is gathered.
+    with ThreadPoolExecutor(1, "network") as network:
+        running: Future[list[Extract]] | None = None
+        for batch in _divide(loaded, batch_size, longest):
+            following = network.submit(extraction.run, batch)
+            if running is not None:
+                yield from running.result()
+            running = following
+        if running is not None:
+            yield from running.result()
+
+
+def _divide(extracts: Iterable[Extract], size: int, longest: int) -> Iterator[list[Extract]]:
+    """Batches with `size` images to compute, or `longest` if most are known from the cache."""
     batch: list[Extract] = []
     decoded = 0
-    for extract in prefetch(extraction.load, sources, ahead, pool):
+    for extract in extracts:
         batch.append(extract)
         decoded += extract.inputs is not None
-        if decoded == batch_size or len(batch) == longest:
-            extraction.run(batch)
-            yield from batch
+        if decoded == size or len(batch) == longest:
+            yield batch
             batch, decoded = [], 0
-    extraction.run(batch)
-    yield from batch
+    if batch:
+        yield batch
 
 
 def open_source(source: Source) -> tuple[bytes, str | None, Reading]:
@@ -167,7 +182,7 @@ def read_inputs(
         ImageError: it cannot be read.
     """
     image = read_radiograph(sample.path, reading=sample.reading, min_side=spec.min_side)
-    return np.stack([prepare(image.pixels, spec, change) for change in changes])
+    return np.stack([to_input(image.pixels, spec, change) for change in changes])
 
 
 class _Extraction:
@@ -200,11 +215,11 @@ class _Extraction:
         except (ImageError, MissingExtraError) as problem:
             return Extract(source, error=str(problem), lacks_extra=isinstance(problem, MissingExtraError))
 
-    def run(self, batch: list[Extract]) -> None:
-        """Compute the features that the cache did not have, and keep them there."""
+    def run(self, batch: list[Extract]) -> list[Extract]:
+        """Compute the features that the cache did not have, and keep them there; give the same batch."""
         new = [each for each in batch if each.inputs is not None]
         if self._engine is None or not new:
-            return
+            return batch
         inputs = np.stack([each.inputs for each in new if each.inputs is not None])
         found = self._engine.run(inputs, maps=self._wanted.maps)
         views = [found.features]
@@ -224,6 +239,7 @@ class _Extraction:
             )
             self._cache.put(self._warnings_key, [(each.cache_key, _to_letters(each.warnings)) for each in new])
             self._cache.put(self._key, [(each.cache_key, each.features) for each in new if each.features is not None])
+        return batch
 
     def _look_up(self, extract: Extract) -> None:
         if self._cache is None:
@@ -255,19 +271,19 @@ class _Extraction:
         )
 
     def _decode(self, extract: Extract, content: bytes, name: str | None, reading: Reading) -> None:
-        image = read_radiograph(content, name, reading, self._spec.min_side)
+        measurement = self._wanted.measurement
+        image = read_radiograph(content, name, reading, self._spec.min_side, colour=measurement is not None)
         extract.tags, extract.size, extract.format = image.tags, image.size, image.format
         extract.warnings = image.warnings
         extract.read_size = image.pixels.shape
         if self._cache is not None and self._engine is None:  # else `run` keeps them
             self._cache.put(self._warnings_key, [(extract.cache_key, _to_letters(extract.warnings))])
-        measurement = self._wanted.measurement
         if measurement is not None and extract.measured is None:
             extract.measured = measurement.compute(content, image)
             if self._cache is not None:
                 self._cache.put(self._measurement_key, [(extract.cache_key, extract.measured[None])])
         if (self._engine is not None or self._wanted.inputs) and extract.features is None:
-            extract.inputs = prepare(image.pixels, self._spec)
+            extract.inputs = to_input(image.pixels, self._spec)
         if self._wanted.pixels:
             extract.pixels, extract.display = image.pixels, image.display
 

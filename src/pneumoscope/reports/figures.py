@@ -240,7 +240,7 @@ def render(
         layout = canvas.get_layout_engine()
         if layout is not None:  # laid out once: each file would otherwise be drawn twice
             layout.execute(canvas)
-            canvas.set_layout_engine("none")
+            canvas.set_layout_engine(None)
         for form in formats:
             file = io.BytesIO()
             metadata = dict.fromkeys(UNDATED[form])

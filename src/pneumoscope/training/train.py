@@ -169,7 +169,7 @@ def _import_ahead() -> None:
     An import that fails here fails again where it is needed, and is reported there.
     """
     with suppress(Exception):
-        for name in ("matplotlib.figure", "scipy.stats", "sklearn.covariance"):
+        for name in ("matplotlib.figure", "scipy.stats"):
             importlib.import_module(name)
 
 
