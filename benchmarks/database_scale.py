@@ -23,13 +23,16 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sql
 
+from pneumoscope.images.read import Reading
 from pneumoscope.server.access.callers import Caller
 from pneumoscope.server.messages.predictions import ListQuery, PageQuery
+from pneumoscope.server.messages.readings import ReadingQuery
 from pneumoscope.server.readings import readings
 from pneumoscope.server.storage import image_reviews, queries
 from pneumoscope.server.storage.audit import SERVICE, log_change
@@ -195,7 +198,7 @@ def find_scans(store: Store, statement: str, parameters: Any) -> list[str]:
 def list_jobs(store: Store) -> Iterator[tuple[str, Callable[[int], object]]]:
     """What to measure."""
     with store.read() as connection:
-        highest = connection.scalar(sql.select(sql.func.max(PredictionRecord.number)))
+        highest: int = connection.execute(sql.select(sql.func.max(PredictionRecord.number))).scalar_one()
         step = highest // 50 // 100 * 100 + 1  # so that all kinds of predictions are among them
         some = connection.execute(
             sql.select(PredictionRecord.id, PredictionRecord.sha256, PredictionRecord.patient,
@@ -224,9 +227,7 @@ def list_jobs(store: Store) -> Iterator[tuple[str, Callable[[int], object]]]:
     yield "one prediction", lambda i: queries.find_prediction(store, some[i % len(some)].id)
     yield (
         "the same file again",
-        lambda i: queries.find_same(
-            store, [queries.Key(some[i % len(some)].sha256, some[0].fingerprint, queries.Reading())]
-        ),
+        lambda i: queries.find_same(store, [queries.Key(some[i % len(some)].sha256, some[0].fingerprint, Reading())]),
     )
     yield "the reviews of 500 files", lambda _: image_reviews.find_reviews(store, [row.sha256 for row in some] * 10)
     yield "store a review", lambda i: store.add([Review(prediction_id=some[i % len(some)].id, agrees=True)])
@@ -275,25 +276,30 @@ def list_jobs_of_log(
     yield "audit log: of a caller who has left", show(caller="Dr 99")
     yield "audit log: of a rare action", show(action="erase")
     yield "audit log: since an hour", show(since=now() - datetime.timedelta(hours=1))
-    yield "readings: first page", lambda _: readings.list_readings(store, readings.ReadingQuery())
+    yield "readings: first page", lambda _: readings.list_readings(store, ReadingQuery())
     yield (
         "readings: of a file",
-        lambda i: readings.list_readings(store, readings.ReadingQuery(sha256=some[i % len(some)].sha256)),
+        lambda i: readings.list_readings(store, ReadingQuery(sha256=some[i % len(some)].sha256)),
     )
-    yield "readings: of a reader", lambda _: readings.list_readings(store, readings.ReadingQuery(reader="Dr 99"))
+    yield "readings: of a reader", lambda _: readings.list_readings(store, ReadingQuery(reader="Dr 99"))
     yield (
         "which of 500 files a reader has read",
         lambda _: readings.find_read(store, "Dr 1", [row.sha256 for row in some] * 10),
     )
 
 
+def _call(function: Callable[..., object], *arguments: Any) -> object:
+    """Call a function with all but the number of the round."""
+    return function(*arguments[:-1])
+
+
 def list_summaries(store: Store) -> Iterator[tuple[str, Callable[[int], object]]]:
     """What monitoring, agreement and exports read."""
     for days in (30, 365):
         since = find_start(days)
-        yield f"monitoring, {days} days: predictions by day", lambda _, since=since: store.count_by_day(since)
-        yield f"monitoring, {days} days: outcomes", lambda _, since=since: store.list_outcomes(50_000, since)
-        yield f"monitoring, {days} days: reviews", lambda _, since=since: store.list_reviews(since, 50_000)
+        yield f"monitoring, {days} days: predictions by day", partial(_call, store.count_by_day, since)
+        yield f"monitoring, {days} days: outcomes", partial(_call, store.list_outcomes, 50_000, since)
+        yield f"monitoring, {days} days: reviews", partial(_call, store.list_reviews, since, 50_000)
     from pneumoscope.server.monitoring import watch
 
     yield "monitoring: whether anything has changed", lambda _: watch._find_state(store)

@@ -6,6 +6,7 @@ import random
 import re
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sql
@@ -95,7 +96,8 @@ def test_studies_are_found_by_their_first_predictions(url: str, small: None) -> 
             [("1", "a"), ("2", "b"), ("1", "a"), (None, "c"), (None, ""), (None, "c")]
         ):
             store.add([make_record(sha256=f"{i:064}", study_uid=study, patient=patient, date=f"2024-01-0{i + 1}")])
-        found, cursor = [], ""
+        found: list[Any] = []
+        cursor = ""
         while True:
             page = list_studies(store, PageQuery(limit=1, cursor=cursor))
             found += page.entries

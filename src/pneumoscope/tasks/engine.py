@@ -95,7 +95,7 @@ def _secure(address: str | None) -> Iterator[None]:
 def _read_token_again() -> None:
     """Let Ray read its token from the environment: it reads it once, but other clusters have other tokens."""
     with suppress(ImportError, AttributeError):  # not part of Ray's API
-        from ray._raylet import AuthenticationTokenLoader
+        from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
 
         AuthenticationTokenLoader.instance().reset_cache()
 

@@ -49,7 +49,7 @@ def train_folds_on_ray(
 
 def _pin_device(job: Job, setup: Setup) -> Job:
     """All folds are trained on the same kind of device, for which the task reserves a GPU or none."""
-    return replace(job, settings=replace(job.settings, run=replace(job.settings.run, device=setup.device.type)))
+    return replace(job, settings=replace(job.settings, run=replace(job.settings.run, device=setup.settings.run.device)))
 
 
 def _train(job: Job, features: Handed[NDArray[np.uint8]]) -> None:

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import optuna
@@ -71,7 +71,7 @@ def open_search(work: Work, pool: Pool, cache: FeatureCache, progress: Progress)
         DataError: a machine does not reach the data or the output folder.
         ServiceError: the cluster cannot be used.
     """
-    device = choose_device(work.base.run.device).type
+    device: Literal["cpu", "cuda"] = "cuda" if choose_device(work.base.run.device).type == "cuda" else "cpu"
     with open_tasks(pool, gpus=int(device == "cuda")) as tasks:
         tasks.check(check_places, work.places)
         with CollectingCache(cache) as collected:

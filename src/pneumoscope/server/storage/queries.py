@@ -7,7 +7,7 @@ import datetime
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import sqlalchemy as sql
 from sqlalchemy.orm import Session
@@ -154,7 +154,7 @@ def _select_reviewed(
     conditions = [*conditions, *part]
     if query.model is not None:
         conditions.append(sql.or_(own.model == query.model, own.fingerprint == query.model))
-    files = sql.select(own.sha256).where(*conditions).correlate(None)
+    files: Any = sql.select(own.sha256).where(*conditions).correlate(None)
     if query.reviewed is not None:
         has = sql.exists().where(Review.prediction_id == own.id)
         conditions.append(has if query.reviewed else ~has)
@@ -186,7 +186,8 @@ def walk_back(
     Returns:
         What was found, and below which number others may be; None: nowhere.
     """
-    first, last = session.execute(sql.select(sql.func.min(column), sql.func.max(column))).one()
+    ends: Any = session.execute(sql.select(sql.func.min(column), sql.func.max(column))).one()
+    first, last = ends
     found: list[T] = []
     if first is None:
         return found, None

@@ -109,7 +109,8 @@ class Store(AbstractContextManager["Store"]):
     ) -> None:
         with opening(url) as database:
             self.location = database.location
-            self._engine = database.connect(create, **({} if patience is None else {"timeout": patience}))
+            options: dict[str, Any] = {} if patience is None else {"timeout": patience}
+            self._engine = database.connect(create, **options)
             self._impatient = database.connect(create, timeout=min(_SOON, patience or _SOON))
             self._active = self._engine
             try:
@@ -171,7 +172,7 @@ class Store(AbstractContextManager["Store"]):
 
     def list_outcomes(self, limit: int, since: datetime.datetime) -> Sequence[Any]:
         """Return rows of what monitoring needs of the latest predictions, the newest first; cheaper than records."""
-        query = sql.select(*_OUTCOME).where(PredictionRecord.created_at >= since)
+        query: Any = sql.select(*_OUTCOME).where(PredictionRecord.created_at >= since)
         return list(self.iterate(query, PredictionRecord.number, limit))
 
     def count_by_day(self, since: datetime.datetime) -> dict[str, int]:

@@ -86,7 +86,7 @@ def _describe(session: Session, firsts: Sequence[Any]) -> list[Study]:
     ]  # fmt: skip
 
 
-def _summarise(key: sql.ColumnElement[Any], condition: sql.ColumnElement[bool]) -> sql.Select[Any]:
+def _summarise(key: sql.orm.InstrumentedAttribute[Any], condition: sql.ColumnElement[bool]) -> sql.Select[Any]:
     """By study and decision: how many predictions, how many with a review, and the latest that knows each fact."""
     has = sql.exists().where(Review.prediction_id == _OWN.id)
     known = [

@@ -8,6 +8,7 @@ runs; what is there already is left as it is.
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import sqlalchemy as sql
 from alembic.operations import Operations
@@ -49,7 +50,7 @@ def upgrade(operations: Operations) -> None:
         operations.create_index(f"ix_answered_predictions_{column}", "answered_predictions", [column])
     connection = operations.get_bind()
     for table, key, column in (("answered_requests", "key", "request_key"), ("jobs", "number", "job_number")):
-        owner = sql.column(key)
+        owner: sql.ColumnClause[Any] = sql.column(key)
         known = connection.scalars(sql.select(owner).select_from(sql.table(table))).all()
         for start in range(0, len(known), _AT_ONCE):
             some = known[start : start + _AT_ONCE]
