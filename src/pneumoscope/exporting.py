@@ -32,7 +32,7 @@ from pneumoscope.inference.features import read_inputs
 from pneumoscope.inference.prediction import Prediction
 from pneumoscope.inference.predictor import load
 from pneumoscope.inference.quantisation import quantise
-from pneumoscope.inference.runtimes import import_openvino
+from pneumoscope.inference.runtimes import import_openvino, import_openvino_converters
 from pneumoscope.models.model_folder import (
     IR,
     IR_WEIGHTS,
@@ -323,10 +323,11 @@ def _write_ir(folder: Path, original: _Original) -> None:
     """Write OpenVINO's intermediate representation."""
     _write_onnx(folder, original, scores=False)
     try:
-        openvino = import_openvino()
+        openvino, converters = import_openvino(), import_openvino_converters()
     except ImportError:
         raise MissingExtraError('OpenVINO is not installed: pip install "pneumoscope[train]".') from None
-    openvino.save_model(openvino.Core().read_model(folder / ONNX_MODEL), folder / IR, compress_to_fp16=False)
+    # Unlike reading it, converting the graph folds its batch norms.
+    openvino.save_model(converters.convert_model(folder / ONNX_MODEL), folder / IR, compress_to_fp16=False)
     (folder / ONNX_MODEL).unlink()
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pneumoscope.errors import UsageError
@@ -12,7 +14,7 @@ from pneumoscope.errors import UsageError
 if TYPE_CHECKING:
     import torch
 
-_HIDDEN = ("openvino_telemetry", "openvino.tools.ovc")
+_TELEMETRY, _CONVERTERS = "openvino_telemetry", "openvino.tools.ovc"
 
 
 def is_installed(package: str) -> bool:
@@ -78,12 +80,22 @@ def import_openvino() -> Any:
     Raises:
         ImportError: it is not installed.
     """
+    return _import_without("openvino", (_TELEMETRY, _CONVERTERS))
+
+
+def import_openvino_converters() -> Any:
+    """The converters of OpenVINO, as `import_openvino`."""
+    import_openvino()
+    return _import_without(_CONVERTERS, (_TELEMETRY,))
+
+
+def _import_without(name: str, others: Sequence[str]) -> Any:
+    """Import a module while others seem not to be installed, unless they were imported before."""
     modules: dict[str, Any] = sys.modules
-    hidden = [name for name in _HIDDEN if name not in modules]
+    hidden = [other for other in others if other not in modules]
     modules.update(dict.fromkeys(hidden))
     try:
-        import openvino
+        return importlib.import_module(name)
     finally:
-        for name in hidden:
-            del modules[name]
-    return openvino
+        for other in hidden:
+            del modules[other]
