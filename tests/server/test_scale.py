@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import random
 import re
 import time
@@ -14,13 +15,23 @@ from test_migrations import connect
 from test_second_readings import ANN, fill, find
 from test_store import make_record
 
+from pneumoscope.inference.prediction import Prediction
 from pneumoscope.server.messages.predictions import ListQuery, PageQuery
 from pneumoscope.server.monitoring.watch import _find_state
+from pneumoscope.server.replies import _keep_identifiers
 from pneumoscope.server.storage import queries
 from pneumoscope.server.storage.migrations.versions import r0012_scale
 from pneumoscope.server.storage.queries import list_predictions
 from pneumoscope.server.storage.schema import migrate
-from pneumoscope.server.storage.store import TABLES, AnsweredPrediction, AnsweredRequest, Review, Store, link_answer
+from pneumoscope.server.storage.store import (
+    TABLES,
+    AnsweredPrediction,
+    AnsweredRequest,
+    Review,
+    Store,
+    link_answer,
+    now,
+)
 from pneumoscope.server.storage.studies import list_studies
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guide" / "operation.md"
@@ -67,6 +78,25 @@ def test_a_page_without_entries_says_that_others_follow(url: str, small: None) -
         assert (page.entries, page.next is None) == ([], False)
         assert walk(store, disagreement=True) == ["first"]
         assert find(store, disagreement=True, patient="0" * 16) == set()
+
+
+def test_what_is_older_than_the_moment_that_is_asked_for_is_not_looked_at(url: str, small: None) -> None:
+    with Store(url) as store:
+        long_ago = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
+        store.add([make_record(sha256=f"{i:064}", created_at=long_ago) for i in range(10)])
+        assert list_predictions(store, ListQuery(since=now(), decision="PNEUMONIA")).next is None
+        store.add([make_record(name="new", created_at=now())])
+        query = ListQuery(since=now() - datetime.timedelta(hours=1), reviewed=False)
+        page = list_predictions(store, query)
+        assert ([each.record.name for each in page.entries], page.next) == (["new"], None)
+
+
+def test_a_uid_that_is_too_long_for_dicom_is_not_stored(url: str) -> None:
+    prediction = Prediction(path=None, sha256="d" * 64, study_uid="1." * 4000, sop_uid="1.2.3", accession_number="7")
+    kept = _keep_identifiers(prediction)
+    assert (kept.get("study_uid"), kept["sop_uid"], kept["accession_number"]) == (None, "1.2.3", "7")
+    with Store(url) as store:
+        store.add([make_record(**kept)])
 
 
 def test_filters_name_the_same_predictions_with_and_without_parts(url: str) -> None:

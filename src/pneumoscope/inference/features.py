@@ -26,7 +26,7 @@ from pneumoscope.inference.engines import Engine
 
 Array: TypeAlias = NDArray[np.float32]
 Source: TypeAlias = str | Path | bytes | ImageBytes | Sample
-_PICTURES = 2  # images whose pixels are kept, each up to 400 MB, that are read ahead
+_PICTURES = 2  # images in a batch whose pixels are kept, each up to 400 MB; one more is read ahead
 
 
 @dataclass(frozen=True)
@@ -127,8 +127,7 @@ def _extract(
     batch_size = engine.batch_size if engine else 8
     ahead, longest = 3 * batch_size, 64 * batch_size
     if wanted.pixels:
-        batch_size = longest = 1
-        ahead = _PICTURES
+        batch_size, longest, ahead = _PICTURES, _PICTURES, 1
     extraction = _Extraction(engine, spec, wanted, cache)
     loaded = prefetch(extraction.load, sources, ahead, pool)
     # A thread of its own computes one batch while what was computed before is used, and the next one is gathered.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from pneumoscope.datasets.patients import find_patient
 from pneumoscope.images.read import ImageBytes
@@ -114,5 +115,11 @@ def to_record(
         any_modality=image.reading.any_modality,
         group=prediction.group,
         **{name: getattr(prediction, name) for name in _FACTS},
-        **{name: getattr(prediction, name) for name in IDENTIFIERS if settings.keep_uids},
+        **(_keep_identifiers(prediction) if settings.keep_uids else {}),
     )
+
+
+def _keep_identifiers(prediction: Prediction) -> dict[str, Any]:
+    """Accession number and UIDs; no UID longer than DICOM allows (PS3.5, 6.2), which an index could not hold."""
+    found = {name: getattr(prediction, name) or "" for name in IDENTIFIERS}
+    return {name: value or None for name, value in found.items() if not name.endswith("_uid") or len(value) <= 64}

@@ -13,6 +13,7 @@ import { $, announce, create, makeChip, nextKey, round, showTime, state } from "
 const title = (prediction) => prediction.name || prediction.sha256.slice(0, 12);
 
 const AT_ONCE = 100;
+const TURNS = 5; // pages at most, to list as many as before
 const PAGES = 10; // that are asked for until one has a prediction
 let next = null; // where what follows those in the list begins; null if nothing does
 
@@ -35,7 +36,9 @@ export async function openEarlier() { // the latest, as many as were listed befo
   try {
     const before = $("earlier-list").children.length;
     const items = await fetchPage("", Math.min(500, Math.max(AT_ONCE, before)));
-    while (next !== null && items.length < before) items.push(...await fetchPage(next, AT_ONCE));
+    for (let turn = 0; turn < TURNS && next !== null && items.length < before; turn++) { // a page may be short
+      items.push(...await fetchPage(next, AT_ONCE));
+    }
     $("no-earlier").hidden = items.length > 0 || next !== null;
     $("earlier-list").replaceChildren(...items);
   } catch (problem) {

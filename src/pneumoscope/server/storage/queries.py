@@ -95,19 +95,30 @@ def list_predictions(store: Store, query: ListQuery, caller: Caller | None = Non
         mixed = query.since is not None and not (query.model is None and query.decision is None)
         if not of_reviews and not mixed:
             found, rest = _select(session, query, conditions, start), None
-        elif query.patient is not None or query.study is not None:  # which have few
+        elif query.patient or query.study:  # which have few
             own = PredictionRecord.number
-            everything = (own >= 0, own < (start or _BEYOND))
+            everything = (own >= 0, own < (_BEYOND if start is None else start))
             found, rest = _select_reviewed(session, query, caller, conditions, everything, query.limit + 1), None
         else:
             found, rest = walk_back(
                 session, PredictionRecord.number, start, query.limit + 1,
                 lambda part, wanted: _select_reviewed(session, query, caller, conditions, part, wanted),
+                _find_lowest(session, query.since),
             )  # fmt: skip
         records, last = cut(found, query.limit)
         entries = _add_reviews(session, records)
     following = rest if last is None else last.number
     return Page(entries, None if following is None else write_cursor(following))
+
+
+def _find_lowest(session: Session, since: datetime.datetime | None) -> int:
+    """A number below which no prediction was made since a moment; clocks of two machines may differ by a day."""
+    if since is None:
+        return 0
+    own = PredictionRecord
+    early = own.created_at >= to_utc(since) - datetime.timedelta(days=1)
+    number = session.scalar(sql.select(own.number).where(early).order_by(own.created_at).limit(1))
+    return _BEYOND if number is None else number
 
 
 def _list_conditions(query: ListQuery) -> list[sql.ColumnElement[bool]]:
@@ -173,6 +184,7 @@ def walk_back(
     start: int | None,
     count: int,
     select: Callable[[Sequence[sql.ColumnElement[bool]], int], Sequence[T]],
+    lowest: int = 0,
 ) -> tuple[list[T], int | None]:
     """Look for rows from the newest to the oldest, part by part, until there are enough or `LOOKED_AT` were looked at.
 
@@ -182,6 +194,7 @@ def walk_back(
         start: only those with a lower number.
         count: of rows that are wanted.
         select: gives rows of a part, the newest first: from the conditions of the part, and how many at most.
+        lowest: no row below this number is wanted.
 
     Returns:
         What was found, and below which number others may be; None: nowhere.
@@ -191,7 +204,8 @@ def walk_back(
     found: list[T] = []
     if first is None:
         return found, None
-    top = min(last + 1, start or _BEYOND)
+    first = max(first, lowest)
+    top = min(last + 1, _BEYOND if start is None else start)
     end = max(first, top - LOOKED_AT)
     while top > end and len(found) < count:
         low = max(end, top - _PART)

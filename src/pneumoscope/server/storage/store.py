@@ -133,8 +133,7 @@ class Store(AbstractContextManager["Store"]):
         try:
             with self._impatient.begin() as connection:
                 if connection.dialect.name == "postgresql":
-                    for limit in ("lock_timeout", "statement_timeout"):
-                        connection.exec_driver_sql(f"SET LOCAL {limit} = '{_SOON}s'")
+                    connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{_SOON}s'")
                 connection.execute(sql.insert(Property), row)
                 connection.execute(sql.delete(Property).where(Property.key == row["key"]))
         except (OSError, SQLAlchemyError) as problem:

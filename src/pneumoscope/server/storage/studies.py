@@ -79,11 +79,8 @@ def _describe(session: Session, firsts: Sequence[Any]) -> list[Study]:
     numbers = {getattr(row, name) for rows in found.values() for row in rows for name in _LATEST} - {None}
     columns = (_OWN.number, *(getattr(_OWN, name) for name in _LATEST))
     latest = {row.number: row for row in session.execute(sql.select(*columns).where(_OWN.number.in_(numbers)))}
-    return [
-        _to_study(row.study_uid, found[(row.study_uid, None) if row.study_uid is not None else (None, row.patient)],
-                  latest)
-        for row in firsts
-    ]  # fmt: skip
+    keys = [(row.study_uid, None) if row.study_uid is not None else (None, row.patient) for row in firsts]
+    return [_to_study(key[0], found[key], latest) for key in keys if key in found]
 
 
 def _summarise(key: sql.orm.InstrumentedAttribute[Any], condition: sql.ColumnElement[bool]) -> sql.Select[Any]:
@@ -109,7 +106,8 @@ def _summarise(key: sql.orm.InstrumentedAttribute[Any], condition: sql.ColumnEle
 def _to_study(uid: str | None, rows: Sequence[Any], latest: dict[int, Any]) -> Study:
     def find(name: str) -> Any:
         number = max((value for row in rows if (value := getattr(row, name)) is not None), default=None)
-        return None if number is None else getattr(latest[number], name)
+        known = None if number is None else latest.get(number)  # None also if it has been deleted meanwhile
+        return None if known is None else getattr(known, name)
 
     return Study(
         study_uid=uid,

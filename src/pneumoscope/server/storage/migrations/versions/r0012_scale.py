@@ -36,6 +36,8 @@ _AT_ONCE = 500
 
 def upgrade(operations: Operations) -> None:
     """Add the indices, and the table of the predictions that kept answers tell of."""
+    # No valid UID is longer, and PostgreSQL cannot index what has some thousand characters.
+    operations.execute("UPDATE predictions SET study_uid = NULL WHERE length(study_uid) > 64")
     for name, columns in INDICES.items():
         operations.execute(f"CREATE INDEX IF NOT EXISTS {name} ON {columns}")
     links = operations.create_table(
