@@ -13,7 +13,7 @@ import secrets
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from pneumoscope.cluster.storage import Storage
 from pneumoscope.errors import DataError, PneumoscopeError, UsageError
@@ -58,14 +58,12 @@ class Claim:
     def renew(self) -> None:
         """Renew the claim until `release`."""
         while not self._ended.wait(_RENEWED):
-            try:
-                if self._read() != self._describe():
+            with suppress(PneumoscopeError):  # whoever writes predictions says so
+                if self._is_of_another():
                     self._lost = True
                     return
                 self._count += 1
                 self._out.write(CLAIM, self._describe())
-            except PneumoscopeError:  # whoever writes predictions says so
-                continue
 
     def check(self) -> None:
         """Check that the claim still holds.
@@ -77,10 +75,22 @@ class Claim:
             raise self._refuse(b"")
 
     def release(self) -> None:
-        """Let the next command write there."""
+        """Let the next command write there, once `renew` has ended."""
+        with suppress(PneumoscopeError):  # then the next command waits until this claim is given up
+            if not self._lost and not self._is_of_another():
+                self._out.delete(CLAIM)
+
+    def end(self) -> None:
+        """Let `renew` end."""
         self._ended.set()
-        if not self._lost and self._read() == self._describe():
-            self._out.delete(CLAIM)
+
+    def _is_of_another(self) -> bool:
+        """Whether the claim that is there has another owner; an unreadable one may be that of this command."""
+        found = self._read()
+        try:
+            return found is not None and json.loads(found)["owner"] != self._owner
+        except (ValueError, KeyError, TypeError):
+            return True
 
     def _describe(self) -> bytes:
         return json.dumps({"owner": self._owner, "machine": platform.node(), "renewed": self._count}).encode()
@@ -118,5 +128,6 @@ def claim_output(out: Storage) -> Iterator[Claim]:
     try:
         yield claim
     finally:
-        claim.release()
+        claim.end()
         renewing.join()
+        claim.release()

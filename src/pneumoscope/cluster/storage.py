@@ -128,7 +128,7 @@ class Storage:
                 system.pipe_file(join(path, name), content, mode="create")
             except FileExistsError:
                 return False
-            except (TypeError, NotImplementedError):
+            except Exception:  # each storage has its own way to say that it cannot refuse, or that another was faster
                 if self.exists(name):
                     return False
                 system.pipe_file(join(path, name), content)

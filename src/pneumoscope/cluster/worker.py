@@ -156,7 +156,7 @@ class ListPredictor:
         for path in {_name_storage(path): path for path in lost}.values():
             near = [each for each in others if _name_storage(each) == _name_storage(path)]
             near.sort(key=lambda other: -len(os.path.commonprefix([path, other])))  # noqa: RUF071
-            if not any(map(self._reaches, near[:_NEAR])):
+            if near and not any(map(self._reaches, near[:_NEAR])):
                 return False
         return True
 

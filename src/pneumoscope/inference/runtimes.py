@@ -98,4 +98,4 @@ def _import_without(name: str, others: Sequence[str]) -> Any:
         return importlib.import_module(name)
     finally:
         for other in hidden:
-            del modules[other]
+            modules.pop(other, None)

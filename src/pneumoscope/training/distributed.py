@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 Items = TypeVar("Items", bound="Sequence[Any] | NDArray[Any]")
 
-# Others wait while the first process checks data or evaluates. A process that dies breaks its connections, and no other
-# one waits for it.
+# Others wait while the first process checks data or evaluates. If a process dies, its connections break, and the others
+# stop waiting; if a machine loses its power or network, they do not.
 _PATIENCE = 12 * 3600  # seconds
 _MEETING = 900  # seconds until all processes must have started
 _meetings = itertools.count()  # of this process with the others: every training of a program is one
@@ -38,7 +38,7 @@ class Processes:
     rank: int = 0  # the number of this process
     size: int = 1  # how many there are
     gpus: ProcessGroup | None = None  # connects their GPUs, if each has one of its own
-    launch: str = ""  # names the call of `torchrun` that started them, perhaps again after a failure
+    launch: str = ""  # names this training of a call of `torchrun`, also if it is started again after a failure
 
     @property
     def leads(self) -> bool:
@@ -177,8 +177,8 @@ def join() -> Iterator[Processes]:
     try:
         base, rank, size = next(rendezvous("env://", timeout=timedelta(seconds=_MEETING)))
         # What was written before remains there, also when `torchrun` starts all processes again (torch 2.15).
-        attempt = f"{os.environ.get('TORCHELASTIC_RESTART_COUNT')} {next(_meetings)}"
-        store = PrefixStore(f"pneumoscope {attempt}", base)
+        meeting = next(_meetings)
+        store = PrefixStore(f"pneumoscope {os.environ.get('TORCHELASTIC_RESTART_COUNT')} {meeting}", base)
         dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=patience)
     except (RuntimeError, ValueError, OSError) as problem:
         raise PneumoscopeError(
@@ -186,7 +186,7 @@ def join() -> Iterator[Processes]:
             f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}: {problem}"
         ) from None
     try:
-        yield _describe(rank, size, patience)
+        yield _describe(rank, size, meeting, patience)
     except BaseException as problem:
         _end_together(problem, store, rank)
         raise
@@ -194,7 +194,7 @@ def join() -> Iterator[Processes]:
     dist.destroy_process_group()
 
 
-def _describe(rank: int, size: int, patience: timedelta) -> Processes:
+def _describe(rank: int, size: int, meeting: int, patience: timedelta) -> Processes:
     import socket
 
     import torch
@@ -205,9 +205,10 @@ def _describe(rank: int, size: int, patience: timedelta) -> Processes:
     dist.all_gather_object(own, local < count)
     if local < count:
         torch.cuda.set_device(local)
-    gpus: Any = dist.new_group(backend="nccl", timeout=patience) if all(own) else None
+    connected = all(own) and dist.is_nccl_available()  # not on Windows
+    gpus: Any = dist.new_group(backend="nccl", timeout=patience) if connected else None
     job = os.environ.get("TORCHELASTIC_RUN_ID")
-    launch = f"{job} {socket.gethostname()} {os.getppid()}" if job else ""
+    launch = f"{job} {socket.gethostname()} {os.getppid()} {meeting}" if job else ""
     return Processes(rank, size, gpus, launch)
 
 

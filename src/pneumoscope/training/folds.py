@@ -233,14 +233,14 @@ def train_fold(
     """Train one fold, or continue its training, and measure it on its test images.
 
     Its folder is that of a run without a report, which `pneumoscope train --out FOLDER --resume` adds. `patience`:
-    seconds to wait for another process that trains it and is about to end.
+    seconds to wait until another process releases the folder.
     """
     folder = job.folder
     with hush():
-        began = (folder / "config.yaml").exists()
-        setup = read(resume_settings(folder, {}) if began else job.settings, shared.setup if shared else None)
         opening = nullcontext(cache) if isinstance(cache, FeatureCache) else FeatureCache(cache)
         with lock_folder(folder, patience), opening as opened:
+            began = (folder / "config.yaml").exists()
+            setup = read(resume_settings(folder, {}) if began else job.settings, shared.setup if shared else None)
             open_run(folder, setup, resume=began, overwrite=False)
             with log_to(folder / "log.txt"):
                 remarks, engine = load_remarks(folder), None

@@ -26,6 +26,8 @@ from pneumoscope.training.settings import OptimisationSettings, Settings
 
 Row = dict[str, Any]
 
+_APART = 0x9E3779B1  # between the seeds of processes; PyTorch's generator on a processor uses 32 bits
+
 
 @dataclass(frozen=True)
 class Phase:
@@ -98,7 +100,7 @@ def fit(model: nn.Module, batches: Batches, settings: Settings, phase: Phase) ->
             break
         with _without_compiler():
             # For dropout, where a backbone has it: other draws in each epoch and each process.
-            seed_torch(settings.run.seed * 1_000_003 + epoch + (batches.processes.rank << 53))
+            seed_torch(settings.run.seed * 1_000_003 + epoch + batches.processes.rank * _APART)
             row = _run_epoch(parts, batches, settings.optimisation, phase, epoch)
             if not math.isfinite(row["train_loss"] + row["val_loss"]):
                 raise DataError(f"{phase.name}, epoch {epoch}: the loss is not finite. Lower the learning rate (`lr`).")

@@ -44,8 +44,12 @@ def begin_record(
 
 
 def was_begun_by(folder: Path, launch: str) -> bool:
-    """Whether this call of `torchrun` began the run in this folder, if there is one."""
-    return launch != "" and (folder / RECORD).exists() and _read(folder).launch == launch
+    """Whether this training began the run in this folder, if there is one; then `torchrun` has started it again."""
+    if not launch or not (folder / RECORD).exists():
+        return False
+    with suppress(UsageError):  # damaged: whoever opens the run says so
+        return _read(folder).launch == launch
+    return False
 
 
 def record_digests(folder: Path, digests: Sequence[str | None]) -> None:

@@ -237,7 +237,7 @@ def fit(
         round_to_half(setup.backbone)
         round_to_half(head)
     graph = extracted.graph
-    if setup.changes_backbone or graph is None:
+    if setup.processes.once(lambda: setup.changes_backbone or graph is None):
         backbone = setup.backbone.cpu().eval()
         graph = setup.processes.once(lambda: try_graph(backbone, setup.input.size))
     return Trained(head, history, best, graph)
