@@ -24,7 +24,7 @@ from pneumoscope.decisions.decisions import Decider
 from pneumoscope.errors import ImageError, MissingExtraError, ModelError, UsageError
 from pneumoscope.images.augment import Augmentation
 from pneumoscope.images.read import Reading
-from pneumoscope.inference.cache import FeatureCache, open_cache
+from pneumoscope.inference.cache import MEMORY, FeatureCache, open_cache
 from pneumoscope.inference.prediction import Prediction, log_warnings
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.notebook import notebook_progress
@@ -258,7 +258,7 @@ class RadiographClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         with ExitStack() as stack:
             chosen = stack.enter_context(FeatureCache(own)) if isinstance(own, Path) else own
             opened = stack.enter_context(open_cache(chosen))
-            yield opened or stack.enter_context(FeatureCache(Path(":memory:")))
+            yield opened or stack.enter_context(FeatureCache(MEMORY))
 
     def __getstate__(self) -> dict[str, Any]:
         """All but the backbone, which its name identifies."""

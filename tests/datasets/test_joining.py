@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
+from random import Random
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -28,9 +29,9 @@ def test_a_suffix_is_the_one_of_pathlib(name: str) -> None:
 @settings(max_examples=200)
 @given(st.lists(FILES, min_size=1, max_size=6, unique=True), st.randoms(use_true_random=False), st.integers(0, 6))
 def test_names_that_stand_in_both_tables_are_joined_as_if_one_did_not(
-    others: list[str], random: object, n: int
+    others: list[str], random: Random, n: int
 ) -> None:
-    names = [random.choice(others) for _ in range(n + 1)]  # type: ignore[attr-defined]
+    names = [random.choice(others) for _ in range(n + 1)]
     assert join_names(names, others, "t").partners == tuple(others.index(name) for name in names)
     try:
         found = join_names([*names, "nobody.png"], others, "t")  # one of them, so the names are compared part by part

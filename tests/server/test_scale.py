@@ -93,8 +93,9 @@ def test_what_is_older_than_the_moment_that_is_asked_for_is_not_looked_at(url: s
 
 def test_a_uid_that_is_too_long_for_dicom_is_not_stored(url: str) -> None:
     prediction = Prediction(path=None, sha256="d" * 64, study_uid="1." * 4000, sop_uid="1.2.3", accession_number="7")
-    kept = _keep_identifiers(prediction)
-    assert (kept.get("study_uid"), kept["sop_uid"], kept["accession_number"]) == (None, "1.2.3", "7")
+    kept, warnings = _keep_identifiers(prediction)
+    assert kept == {"accession_number": "7", "study_uid": None, "series_uid": None, "sop_uid": "1.2.3"}
+    assert warnings == ["study_uid: more than 64 characters, which DICOM does not allow; not stored"]
     with Store(url) as store:
         store.add([make_record(**kept)])
 

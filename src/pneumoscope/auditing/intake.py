@@ -98,7 +98,7 @@ def measure_image(content: bytes, image: Radiograph) -> Array:
     values["height"], values["width"] = image.size
     values["bytes"] = len(content)
     values["quality"] = np.nan if image.quality is None else image.quality
-    values["colour"] = image.colour or 0.0
+    values["colour"] = image.colour
     values["hash"] = hash_pixels(image.pixels)
     grey = sample_grey(image.pixels)
     counts = np.bincount(grey.ravel(), minlength=256) / grey.size

@@ -56,7 +56,7 @@ class Claim:
             raise self._refuse(self._read() or b"")
 
     def renew(self) -> None:
-        """Renew the claim until `release`."""
+        """Renew the claim until `end`."""
         while not self._ended.wait(_RENEWED):
             with suppress(PneumoscopeError):  # whoever writes predictions says so
                 if self._is_of_another():
@@ -85,7 +85,7 @@ class Claim:
         self._ended.set()
 
     def _is_of_another(self) -> bool:
-        """Whether the claim that is there has another owner; an unreadable one may be that of this command."""
+        """Whether the claim there has another owner; where none can be read now, it has not."""
         found = self._read()
         try:
             return found is not None and json.loads(found)["owner"] != self._owner

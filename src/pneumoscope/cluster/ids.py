@@ -1,4 +1,4 @@
-"""A set of ids of images in 16 bytes each: of 10^8 images, Python's own set would take over 10 GB."""
+"""A set of ids of images in 16 bytes each: Python's own set takes about 90 (docs/performance.md)."""
 
 from __future__ import annotations
 

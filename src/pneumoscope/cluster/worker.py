@@ -155,18 +155,18 @@ class ListPredictor:
             return len(images) == 1  # nothing can be said of a single image
         for path in {_name_storage(path): path for path in lost}.values():
             near = [each for each in others if _name_storage(each) == _name_storage(path)]
-            near.sort(key=lambda other: -len(os.path.commonprefix([path, other])))  # noqa: RUF071
+            near.sort(key=lambda other: -len(os.path.commonprefix([path, other])))  # noqa: RUF071 - names are alike, too
             if near and not any(map(self._reaches, near[:_NEAR])):
                 return False
         return True
 
     def _reaches(self, path: str) -> bool:
-        return self._reader.reaches(path) if is_url(path) else os.path.exists(path)  # noqa: PTH110
+        return self._reader.reaches(path) if is_url(path) else _exists(path)
 
     def _read(self, image: ListedImage, unreached: set[str]) -> Extract:
         sample, spec = image.to_sample(), self.predictor.model.input
         if not is_url(image.path):
-            if not os.path.exists(image.path):  # noqa: PTH110 - pathlib raises where a name is too long
+            if not _exists(image.path):
                 unreached.add(image.id)
             return read_source(sample, spec)
         try:
@@ -177,6 +177,10 @@ class ListPredictor:
         extract = read_source(ImageBytes(content, image.path, sample.reading), spec)
         extract.source = sample
         return extract
+
+
+def _exists(path: str) -> bool:
+    return os.path.exists(path)  # noqa: PTH110 - pathlib raises where a name is too long
 
 
 def _name_storage(path: str) -> str:

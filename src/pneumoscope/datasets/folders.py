@@ -71,7 +71,7 @@ def adopt_splits(samples: Sequence[Sample], table: Path, files: bool = True) -> 
     Raises:
         DataError: only some files lie in folders that name a split.
     """
-    own = [os.path.dirname(sample.path) for sample in samples]  # noqa: PTH120 - as text: there are few different ones
+    own = [os.path.dirname(sample.path) for sample in samples]  # noqa: PTH120 - `parent` takes long for millions
     parents = {each: Path(os.path.normpath(Path.cwd() / each)) for each in dict.fromkeys(own)}
     common = os.path.commonpath(list(parents.values()))
     below = {each: parent.relative_to(common).parts for each, parent in parents.items()}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -19,7 +18,7 @@ from pneumoscope.evaluation.intervals.bootstrap import resample
 from pneumoscope.evaluation.intervals.proportions import CONFIDENCE, rate_interval
 from pneumoscope.evaluation.metrics import check_predictions, measure
 from pneumoscope.evaluation.results import Adjusted, Evaluation, Interval
-from pneumoscope.inference.cache import FeatureCache
+from pneumoscope.inference.cache import MEMORY, FeatureCache
 from pneumoscope.inference.predictor import Predictor
 
 ENOUGH = 10  # images; an estimate from fewer is often 0 or 1, and so are the ends of its interval
@@ -74,7 +73,7 @@ def adapt_prior(
     prior_shift.check_prevalence(0.5, predictor.model.labels)
     fitted = predictor.decisions.calibration
     caching = copy.copy(predictor)
-    caching.cache = predictor.cache or FeatureCache(Path(":memory:"))
+    caching.cache = predictor.cache or FeatureCache(MEMORY)
     usable = [
         (prediction.logits, sample.patient)
         for prediction, sample in zip(caching.predict(samples, progress), samples, strict=True)

@@ -80,11 +80,6 @@ def prepare(pixels: Pixels, spec: InputSpec, augment: Callable[[Pixels], Pixels]
             f"found {pixels.dtype} {pixels.shape}"
             f"{f' in [{pixels.min()}, {pixels.max()}]' if pixels.size and pixels.dtype.kind in 'biuf' else ''}."
         )
-    return to_input(pixels, spec, augment)
-
-
-def to_input(pixels: Pixels, spec: InputSpec, augment: Callable[[Pixels], Pixels] | None = None) -> Pixels:
-    """As `prepare`, for pixels that `read_radiograph` gave: their range is known, and looking at all takes a while."""
     image = fit(pixels, spec)
     if augment is not None:
         image = augment(image)

@@ -89,7 +89,7 @@ class Radiograph:
     # in DICOM and TIFF, such as `JPEG lossless` or `tiff_lzw`; None where the format implies it
     compression: str | None = None
     quality: float | None = None  # of a JPEG, on the scale 1 to 100 of the IJG encoder; else None
-    colour: float | None = None  # `measure_colour`, if wanted; None for DICOM
+    colour: float | None = None  # `measure_colour`, if wanted; DICOM is read as grey
     tags: Tags | None = None  # what a DICOM header says about the image
     display: Display | None = None  # how to show a DICOM image at any window
     warnings: tuple[str, ...] = ()  # what is unusual about the file or the image, and what was made of it
@@ -175,6 +175,7 @@ def read_radiograph(
             dicom.mode,
             dicom.pixels.shape,
             compression=dicom.compression,
+            colour=0.0 if colour else None,
             tags=dicom.tags,
             display=dicom.display,
             warnings=dicom.warnings,

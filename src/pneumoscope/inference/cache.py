@@ -124,7 +124,7 @@ class CollectingCache(FeatureCache):
 def unpack_cache(content: NDArray[np.uint8]) -> FeatureCache:
     """A cache in memory, with what another one collected."""
     cache = FeatureCache(MEMORY)
-    cache._database.deserialize(memoryview(content))  # type: ignore[arg-type]
+    cache._database.deserialize(content.data)
     return cache
 
 

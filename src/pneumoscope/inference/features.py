@@ -19,7 +19,7 @@ from pneumoscope.errors import ImageError, MissingExtraError
 from pneumoscope.images.dicom import Tags, is_dicom, read_tags
 from pneumoscope.images.dicom_display import Display
 from pneumoscope.images.prefetch import prefetch
-from pneumoscope.images.prepare import InputSpec, Pixels, to_input
+from pneumoscope.images.prepare import InputSpec, Pixels, prepare
 from pneumoscope.images.read import ImageBytes, Radiograph, Reading, read_bytes, read_radiograph
 from pneumoscope.inference.cache import FeatureCache
 from pneumoscope.inference.engines import Engine
@@ -181,7 +181,7 @@ def read_inputs(
         ImageError: it cannot be read.
     """
     image = read_radiograph(sample.path, reading=sample.reading, min_side=spec.min_side)
-    return np.stack([to_input(image.pixels, spec, change) for change in changes])
+    return np.stack([prepare(image.pixels, spec, change) for change in changes])
 
 
 def keep_features(
@@ -304,7 +304,7 @@ class _Extraction:
             if self._cache is not None:
                 self._cache.put(self._measurement_key, [(extract.cache_key, extract.measured[None])])
         if (self._engine is not None or self._wanted.inputs) and extract.features is None:
-            extract.inputs = to_input(image.pixels, self._spec)
+            extract.inputs = prepare(image.pixels, self._spec)
         if self._wanted.pixels:
             extract.pixels, extract.display = image.pixels, image.display
 

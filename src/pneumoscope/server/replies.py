@@ -16,6 +16,7 @@ from pneumoscope.server.settings import Settings
 from pneumoscope.server.storage.store import PredictionRecord, Store
 
 _FACTS = ("age", "sex", "view", "laterality", "date")  # of an image
+_LONGEST_UID = 64  # characters
 IDENTIFIERS = ("accession_number", "study_uid", "series_uid", "sop_uid")
 
 
@@ -94,6 +95,7 @@ def to_record(
     patient = prediction.patient
     if patient is None and prediction.format != "DICOM":  # in DICOM, numbers in file names begin again in each study
         patient = find_patient(image.name)
+    identifiers, faults = _keep_identifiers(prediction) if settings.keep_uids else ({}, [])
     height, width = prediction.size or (0, 0)  # known, as nothing comes from a cache
     return PredictionRecord(
         sha256=prediction.sha256,
@@ -107,7 +109,7 @@ def to_record(
         probabilities=prediction.probabilities or {},
         prediction_set=list(prediction.prediction_set),
         ood_score=prediction.ood_score,
-        warnings=list(prediction.warnings),
+        warnings=[*prediction.warnings, *faults],
         width=width,
         height=height,
         format=prediction.format or "",
@@ -115,11 +117,13 @@ def to_record(
         any_modality=image.reading.any_modality,
         group=prediction.group,
         **{name: getattr(prediction, name) for name in _FACTS},
-        **(_keep_identifiers(prediction) if settings.keep_uids else {}),
+        **identifiers,
     )
 
 
-def _keep_identifiers(prediction: Prediction) -> dict[str, Any]:
-    """Accession number and UIDs; no UID longer than DICOM allows (PS3.5, 6.2), which an index could not hold."""
-    found = {name: getattr(prediction, name) or "" for name in IDENTIFIERS}
-    return {name: value or None for name, value in found.items() if not name.endswith("_uid") or len(value) <= 64}
+def _keep_identifiers(prediction: Prediction) -> tuple[dict[str, Any], list[str]]:
+    """Accession number and UIDs to store, and warnings of UIDs longer than DICOM allows (PS3.5, 6.2)."""
+    found = {name: getattr(prediction, name) for name in IDENTIFIERS}
+    long = [name for name, value in found.items() if name.endswith("_uid") and len(value or "") > _LONGEST_UID]
+    warnings = [f"{name}: more than {_LONGEST_UID} characters, which DICOM does not allow; not stored" for name in long]
+    return found | dict.fromkeys(long), warnings

@@ -12,6 +12,7 @@ import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 from pneumoscope import __version__
@@ -141,7 +142,7 @@ class RayTasks:
 
     def __init__(self, ray: Any, pool: Pool, gpus: int) -> None:
         self.slots = min(pool.count or 2**31, count_slots(ray, pool.cpus, gpus))
-        self._ray, self._cpus, self._folder = ray, pool.cpus, os.getcwd()  # noqa: PTH109
+        self._ray, self._cpus, self._folder = ray, pool.cpus, str(Path.cwd())
         # Whoever waits for a task also starts it again: Ray itself does so for ever where memory is short.
         options = {"num_cpus": pool.cpus, "num_gpus": gpus or None, "max_retries": 0}
         self._remote = ray.remote(**options)(_call)

@@ -22,7 +22,7 @@ from pneumoscope.evaluation.evaluate import Plan
 from pneumoscope.evaluation.results import Evaluation
 from pneumoscope.evaluation.validation import measure_validation
 from pneumoscope.files import format_rows, lock_folder, write_text
-from pneumoscope.inference.cache import FeatureCache, open_cache
+from pneumoscope.inference.cache import MEMORY, FeatureCache, open_cache
 from pneumoscope.inference.engines import Engine, build_engine
 from pneumoscope.inference.predictor import load
 from pneumoscope.models.classifier import build_head, round_to_half
@@ -124,7 +124,7 @@ def train(
         stack.enter_context(lock_folder(folder))
         open_run(folder, setup, resume, overwrite)
         stack.enter_context(keep_log(folder / "log.txt"))
-        features = stack.enter_context(open_cache(cache)) or stack.enter_context(FeatureCache(Path(":memory:")))
+        features = stack.enter_context(open_cache(cache)) or stack.enter_context(FeatureCache(MEMORY))
         followers = stack.enter_context(track(trackers, callbacks, folder))
         public = flatten(asdict(setup.settings))
         followers.on_start(public | {"init": public["init"] and hide_signature(public["init"])})

@@ -158,7 +158,7 @@ class SearchOnRay:
         on_trial(study.trials[number])
 
     def _give_signs_of_life(self, study: Study) -> None:
-        for each in self._running.values():
+        for each in self._running.values():  # Optuna itself does so only in a process that runs a trial
             study._storage.record_heartbeat(each.trial._trial_id)  # type: ignore[attr-defined]
 
 

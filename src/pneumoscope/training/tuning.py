@@ -18,7 +18,7 @@ from pneumoscope.datasets.samples import describe_counts
 from pneumoscope.errors import DataError, MissingExtraError, UsageError
 from pneumoscope.evaluation.metrics import NAMES
 from pneumoscope.files import lock_folder
-from pneumoscope.inference.cache import FeatureCache, open_cache
+from pneumoscope.inference.cache import MEMORY, FeatureCache, open_cache
 from pneumoscope.notebook import Drawn, notebook_progress, to_frame, to_html
 from pneumoscope.reports.pages import format_command, format_number
 from pneumoscope.reports.tuning import PAGE, RESULT, Search, Test, read_search, write_search
@@ -151,7 +151,7 @@ def tune(
         found = read_search(folder / RESULT) if (folder / RESULT).exists() else None
         if found is not None and found.test is not None:
             return _give_finished(folder, found, trials)
-        features = stack.enter_context(open_cache(cache)) or stack.enter_context(FeatureCache(Path(":memory:")))
+        features = stack.enter_context(open_cache(cache)) or stack.enter_context(FeatureCache(MEMORY))
         named, parts = [key for key, each in options.items() if each is not None], divide(samples, base, design.folds)
         job = _Job(folder, base, design, domains, parts, drawn, named, features, progress, pool)
         study = stack.enter_context(job.open(storage or find_storage(folder, design), overwrite))

@@ -149,7 +149,10 @@ class Watch:
 
 
 def _find_state(store: Store) -> tuple[object, ...]:
-    """Values that change whenever a prediction or review is stored or deleted, read from the ends of indices."""
+    """Values that change when a prediction or review is stored or deleted, read from the ends of indices.
+
+    Of two that are stored at the same moment, the one with the lower number may show only with the next change.
+    """
     columns = [
         sql.select(sql.func.max(each)).scalar_subquery()
         for each in (PredictionRecord.number, Review.number, ShadowPrediction.created_at)
