@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,9 @@ import pytest
 from safetensors.numpy import load_file
 from torch._C._distributed_c10d import TCPStore
 
+import pneumoscope
 from commands import Command
+from pneumoscope.errors import UsageError
 from pneumoscope.training.train import train
 from processes import Started, start_command
 
@@ -186,6 +188,17 @@ def test_what_several_processes_cannot_do_is_refused_by_the_first(
         assert result.err == ""
     elif words[0] != "train":
         assert f"`{words[0]}` runs in one process" in result.err
+
+
+@pytest.mark.parametrize("function", [pneumoscope.cross_validate, pneumoscope.tune])
+def test_functions_that_run_in_one_process_say_so(
+    function: Callable[..., object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match="runs in one process"):
+        function(tmp_path, tmp_path / "out")
 
 
 SCRIPT = """

@@ -23,6 +23,7 @@ from pneumoscope.reports.evaluation_report import OUTPUTS
 from pneumoscope.tasks.ray_tasks import On, Pool, choose_pool
 from pneumoscope.text import counted
 from pneumoscope.training.data import Setup, read
+from pneumoscope.training.distributed import refuse_several
 from pneumoscope.training.ensemble import check_ensemble, save_ensemble
 from pneumoscope.training.fold_results import RESULT, TABLE, Trained, predict_folds, write_results
 from pneumoscope.training.fold_tasks import train_folds_on_ray
@@ -127,6 +128,7 @@ def cross_validate(
         UsageError, DataError, DownloadError: settings, data or weights that cannot be used, or `out` exists.
         ServiceError, MissingExtraError: the cluster cannot be used, or Ray is not installed.
     """
+    refuse_several("cross_validate")
     folder, pool = Path(out), choose_pool(on, address, workers, cpus_per_worker)
     options = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
     options["path"] = None if data is None else str(data)

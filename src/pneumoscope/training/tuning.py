@@ -26,6 +26,7 @@ from pneumoscope.tasks.ray_tasks import On, Pool, choose_pool
 from pneumoscope.tasks.reach import describe_places
 from pneumoscope.text import counted
 from pneumoscope.training.data import Setup, read_split_samples
+from pneumoscope.training.distributed import refuse_several
 from pneumoscope.training.idle import log_idle
 from pneumoscope.training.run_folder import log_to, read_settings, write_settings
 from pneumoscope.training.search_folder import BEST, RUN, SPACE, STORE, Design, find_storage, open_search
@@ -320,7 +321,8 @@ def _give_finished(folder: Path, search: Search, trials: int | None) -> Tuning:
 
 
 def _choose_pool(on: On, address: str | None, workers: int | None, cpus_per_worker: int | None) -> Pool | None:
-    """The pool that options describe; also checks that all packages are there."""
+    """The pool that options describe; also checks that this process is alone and all packages are there."""
+    refuse_several("tune")
     _require_optuna()
     if on == "local" and workers is not None:
         raise UsageError("has no effect without `on='ray'`. Start the command several times instead.", "workers")
