@@ -203,9 +203,9 @@ class OnnxEngine:
 class OpenVinoEngine:
     """Runs a graph from `models.onnx_graphs` with OpenVINO, in float32, on the processor.
 
-    Each image runs alone, for which the graph is compiled: its layers then stay in the processor's caches, which is a
-    fifth faster than batches of 8 (docs/performance.md). The graph is the content of an ONNX file, the file, or one of
-    OpenVINO's own (.xml) with its weights beside it; `check` is that of `OnnxEngine`.
+    Each image runs alone, for which the graph is compiled: this is faster than batches (benchmarks/batches_of_one.py).
+    The graph is the content of an ONNX file, the file, or one of OpenVINO's own (.xml) with its weights beside it;
+    `check` is that of `OnnxEngine`.
 
     Raises:
         MissingExtraError: OpenVINO is not installed.
