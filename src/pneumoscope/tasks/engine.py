@@ -20,7 +20,7 @@ from pneumoscope.text import shorten
 
 _LOOPBACK = ("127.0.0.1", "localhost")
 _PATIENCE = 10  # seconds to wait for a cluster at an address
-_STORE = 100 * 2**20  # bytes of shared memory: only models and names of parts go through it
+_STORE = 100 * 2**20  # bytes of shared memory; what does not fit, such as many features, Ray keeps in files
 
 
 def check_ray() -> None:
