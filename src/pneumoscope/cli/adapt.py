@@ -8,7 +8,8 @@ import typer
 from pneumoscope.cli import options
 from pneumoscope.cli.models import choose_model
 from pneumoscope.cli.options import DECISIONS, IMAGES, OUTPUT, option
-from pneumoscope.cli.output import print_adaptation, show_progress
+from pneumoscope.cli.output import print_adaptation
+from pneumoscope.cli.progress import show_progress
 
 
 def adapt(

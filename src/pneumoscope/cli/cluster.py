@@ -7,7 +7,8 @@ import typer
 from pneumoscope.cli import options
 from pneumoscope.cli.app import PanelCommand, make_group
 from pneumoscope.cli.options import COMPUTING, DECISIONS, OUTPUT, option
-from pneumoscope.cli.output import echo, show_progress
+from pneumoscope.cli.output import echo
+from pneumoscope.cli.progress import show_progress
 
 cluster_app = make_group("Work on many machines, with Ray.")
 

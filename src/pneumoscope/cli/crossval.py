@@ -7,15 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pneumoscope.cli.options import Address, Cache, CpusPerWorker, On, Out, Overwrite, option
-from pneumoscope.cli.output import (
-    count_images,
-    echo,
-    make_table,
-    open_console,
-    print_decisions,
-    show_interval,
-    show_progress,
-)
+from pneumoscope.cli.output import count_images, echo, make_table, open_console, print_decisions, show_interval
+from pneumoscope.cli.progress import show_progress
 
 if TYPE_CHECKING:
     from pneumoscope.training.cross_validation import CrossValidation

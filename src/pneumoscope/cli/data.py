@@ -9,7 +9,8 @@ import typer
 from pneumoscope.cli import options
 from pneumoscope.cli.app import PanelCommand, TableCommand, make_group
 from pneumoscope.cli.options import option
-from pneumoscope.cli.output import echo, show_progress
+from pneumoscope.cli.output import echo
+from pneumoscope.cli.progress import show_progress
 from pneumoscope.errors import UsageError
 
 if TYPE_CHECKING:

@@ -9,8 +9,9 @@ from pneumoscope.cli import options
 from pneumoscope.cli.app import PanelCommand, make_group
 from pneumoscope.cli.models import choose_model
 from pneumoscope.cli.options import OUTPUT, option
-from pneumoscope.cli.output import echo, show_progress
+from pneumoscope.cli.output import echo
 from pneumoscope.cli.predict import report_failed
+from pneumoscope.cli.progress import show_progress
 from pneumoscope.errors import UsageError
 from pneumoscope.text import counted
 

@@ -11,7 +11,8 @@ import typer
 from pneumoscope.cli import options
 from pneumoscope.cli.models import choose_model
 from pneumoscope.cli.options import IMAGES, OUTPUT, option
-from pneumoscope.cli.output import check_excel, echo, print_audit, print_comparison, print_evaluation, show_progress
+from pneumoscope.cli.output import check_excel, echo, print_audit, print_comparison, print_evaluation
+from pneumoscope.cli.progress import show_progress
 from pneumoscope.cli.summary import summarize
 from pneumoscope.datasets.columns import Naming
 from pneumoscope.errors import UsageError

@@ -11,7 +11,8 @@ import typer
 from pneumoscope.cli import options
 from pneumoscope.cli.app import PanelCommand, make_group
 from pneumoscope.cli.options import option
-from pneumoscope.cli.output import echo, make_table, open_console, show_progress
+from pneumoscope.cli.output import echo, make_table, open_console
+from pneumoscope.cli.progress import show_progress
 from pneumoscope.models.pretrained import DEFAULT
 from pneumoscope.text import printable, printable_line
 

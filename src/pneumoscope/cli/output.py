@@ -1,4 +1,4 @@
-"""What commands show: tables on standard output, messages and progress on standard error."""
+"""What commands show: tables on standard output, messages on standard error."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -20,16 +20,15 @@ from pneumoscope.text import printable, printable_line
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress as Bars
     from rich.table import Table
 
     from pneumoscope.auditing.findings import Audit
-    from pneumoscope.config import Progress
     from pneumoscope.evaluation.compare import Comparison
     from pneumoscope.evaluation.out_of_fold import MeanOverFolds
     from pneumoscope.evaluation.results import Evaluation, GroupDifference, Interval
     from pneumoscope.training.adapt import Adaptation
     from pneumoscope.training.train import Run
+
 
 _SUBGROUPS = 12  # shown on the terminal
 _escaped: set[str] = set()  # characters that the encoding of standard output lacks
@@ -343,58 +342,3 @@ def wrap(text: str) -> str:
     width = shutil.get_terminal_size().columns
     lines = (textwrap.wrap(line, width, break_long_words=False, break_on_hyphens=False) for line in text.split("\n"))
     return "\n".join("\n".join(line) for line in lines)
-
-
-@contextmanager
-def show_progress(hint: str = "") -> Iterator[Progress]:
-    """Messages and progress on standard error: a bar on a terminal, plain lines elsewhere."""
-    import logging
-    import time
-
-    # A command behind `!` in a notebook has a terminal, too, but the notebook would repeat every state of a bar.
-    drawn = sys.stderr.isatty() and "JPY_PARENT_PID" not in os.environ
-    bars: list[Bars] = []  # one, once something takes more than one step: importing Rich takes a while
-    tasks, last_printed = dict[str, Any](), dict[str, float]()
-
-    def show(text: str) -> None:
-        if bars:
-            bars[0].console.print(wrap(printable(text)), markup=False)
-        else:
-            echo(text, err=True)
-
-    class Messages(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            show(show_flags(record.getMessage()))
-
-    def progress(task: str, done: int, total: int) -> None:
-        now = time.monotonic()
-        if not drawn and (done == total or now - last_printed.setdefault(task, now) >= 10):
-            last_printed[task] = now
-            show(f"{task}: {done}{f' of {total}' if total else ''}")
-        elif drawn and (bars or done != total):
-            if not bars:
-                bars.append(stack.enter_context(_open_bars()))
-            if task not in tasks:
-                tasks[task] = bars[0].add_task(task, total=total or None)
-            bars[0].update(tasks[task], completed=done)
-
-    logger = logging.getLogger("pneumoscope")
-    handler, level = Messages(logging.INFO), logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    try:
-        with ExitStack() as stack:
-            yield progress
-    except KeyboardInterrupt:
-        echo(f"Interrupted.{hint}", err=True)
-        raise typer.Exit(130) from None
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
-
-
-def _open_bars() -> Bars:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description:18}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=open_console(stderr=True), transient=True)

@@ -13,7 +13,8 @@ from pneumoscope.cli import options
 from pneumoscope.cli.flags import show_flags
 from pneumoscope.cli.models import choose_model
 from pneumoscope.cli.options import DECISIONS, OUTPUT, option
-from pneumoscope.cli.output import check_excel, echo, show_progress
+from pneumoscope.cli.output import check_excel, echo
+from pneumoscope.cli.progress import show_progress
 from pneumoscope.errors import UsageError
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ import typer
 
 from pneumoscope.cli.app import PanelCommand, make_options
 from pneumoscope.cli.options import OUTPUT, Cache, Out, Overwrite, Seed, option
-from pneumoscope.cli.output import print_run, show_progress
+from pneumoscope.cli.output import print_run
+from pneumoscope.cli.progress import show_progress
 from pneumoscope.training.distributed import find_rank
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pneumoscope.cli.options import COMPUTING, Address, Cache, CpusPerWorker, On, Out, Overwrite, option
-from pneumoscope.cli.output import count_images, echo, make_table, open_console, show_interval, show_progress
+from pneumoscope.cli.output import count_images, echo, make_table, open_console, show_interval
+from pneumoscope.cli.progress import show_progress
 
 if TYPE_CHECKING:
     from pneumoscope.training.tuning import Tuning
