@@ -128,8 +128,7 @@ def cross_validate(
         UsageError, DataError, DownloadError: settings, data or weights that cannot be used, or `out` exists.
         ServiceError, MissingExtraError: the cluster cannot be used, or Ray is not installed.
     """
-    refuse_several("cross_validate")
-    folder, pool = Path(out), choose_pool(on, address, workers, cpus_per_worker)
+    folder, pool = Path(out), _choose_pool(on, address, workers, cpus_per_worker)
     options = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
     options["path"] = None if data is None else str(data)
     if options.get("test_fraction") is not None:
@@ -153,6 +152,12 @@ def cross_validate(
             if ensemble:
                 save_ensemble(folder / MODEL, trained, results, measured.evaluation)
     return CrossValidation(folder, settings, found, measured.evaluation)
+
+
+def _choose_pool(on: On, address: str | None, workers: int | None, cpus_per_worker: int | None) -> Pool | None:
+    """The pool that options describe; also checks that this process is alone."""
+    refuse_several("cross_validate")
+    return choose_pool(on, address, workers, cpus_per_worker)
 
 
 def _train(
