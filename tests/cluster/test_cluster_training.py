@@ -150,7 +150,7 @@ def test_an_error_of_a_worker_has_its_message_and_exit_code(
         path.write_bytes(f"no image {path.name}".encode())
     words = ("crossval", tmp_path / "images", "--folds", 2, *WORDS)
     alone, done = (command(*words, "--out", tmp_path / on, "--on", on) for on in ("local", "ray"))
-    assert (alone.code, done.code) == (3, 3)
+    assert (alone.code, done.code) == (3, 3), (alone.err, done.err)
     assert done.err.splitlines()[-1] == alone.err.splitlines()[-1]
     assert done.err.splitlines()[-1].startswith("error: ")
     assert not any(word in done.err for word in ("Traceback", "ray::"))

@@ -39,7 +39,7 @@ def require(*programs: str) -> None:
         pytest.skip(f"{', '.join(missing)} not installed")
 
 
-def wait_until(met: Callable[[], Any], seconds: float = 30) -> None:
+def wait_until(met: Callable[[], Any], seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not met():
         assert time.monotonic() < end, "it took too long"

@@ -20,6 +20,9 @@ from pneumoscope.server.settings import Settings
 if TYPE_CHECKING:
     from pneumoscope.training.train import Run
 
+PATIENCE = 60_000
+"""Milliseconds that a browser waits for what a page should show: a busy machine is slow, and that is no fault."""
+
 
 @pytest.fixture(scope="module")
 def service(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
@@ -47,6 +50,7 @@ def browser() -> Iterator[Any]:
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if chromium is None:
         pytest.skip("no chromium on this machine")
+    playwright.expect.set_options(timeout=PATIENCE)
     with playwright.sync_playwright() as driver:
         program = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         yield program
@@ -63,7 +67,7 @@ def open_page(browser: Any) -> Iterator[Any]:
     def open_(url: str, quiet: bool = True, **options: Any) -> Any:
         context = browser.new_context(viewport={"width": 1400, "height": 900}, **options)
         page = context.new_page()
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(PATIENCE)
         page.on("pageerror", lambda problem: faults.append(str(problem)))
         if quiet:
             page.on("console", lambda line: faults.append(line.text) if line.type == "error" else None)

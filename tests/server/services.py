@@ -45,7 +45,7 @@ class Process:
 
     def end(self, how: int = signal.SIGTERM) -> int:
         self.process.send_signal(how)
-        return self.process.wait(30)
+        return self.process.wait(120)
 
 
 @contextmanager
@@ -84,7 +84,7 @@ def answers(url: str) -> bool:
         return False
 
 
-def wait_until(met: Callable[[], bool], seconds: float = 30) -> None:
+def wait_until(met: Callable[[], bool], seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not met():
         assert time.monotonic() < end, "it took too long"

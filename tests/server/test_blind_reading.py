@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
-from services import draw, run_process, run_thread
+from services import draw, run_process, run_thread, wait_until
 
 from pneumoscope.server.access.tokens import TokenFile
 from pneumoscope.server.app import build_app
@@ -110,11 +110,8 @@ def test_a_request_that_is_sent_again_and_a_job_show_no_answer_either(blind: Roo
     job = blind.reader.post(
         "/v1/predictions", files={"files": ("a.png", draw(6))}, headers={"prefer": "respond-async"}
     ).json()
-    for _ in range(200):
-        found = blind.reader.get(f"/v1/{job['href']}").json()
-        if found["state"] == "done":
-            break
-    assert withheld(found["predictions"][0])
+    wait_until(lambda: blind.reader.get(f"/v1/{job['href']}").json()["state"] == "done")
+    assert withheld(blind.reader.get(f"/v1/{job['href']}").json()["predictions"][0])
 
 
 def test_lists_evidence_reviews_and_studies_show_no_answer(blind: Room) -> None:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,11 +56,10 @@ def wait_until_kept(page: Any, images: int) -> None:
       base.close();
       return new Set(all.filter(([, , part]) => part === "picture").map(([, key]) => key)).size;
     }"""
-    for _ in range(200):
-        if page.evaluate(count) >= images:
-            return
+    end = time.monotonic() + 60
+    while page.evaluate(count) < images:
+        assert time.monotonic() < end, "not kept"
         page.wait_for_timeout(50)
-    raise AssertionError("not kept")
 
 
 def read_kept(page: Any) -> list[dict[str, Any]]:

@@ -219,6 +219,10 @@ def test_a_split_left_without_readable_images_is_an_error(images: Path, tmp_path
         path.write_bytes(b"")
     with pytest.raises(DataError, match="'val' has no image of class NORMAL after 6 unreadable images were left out"):
         train(tmp_path / "images", tmp_path / "run", **SMALL)
+    for path in (tmp_path / "images").glob("*/NORMAL/*.png"):  # then no image shows that there is such a class
+        path.write_bytes(b"")
+    with pytest.raises(DataError, match="'train' has no image of class NORMAL after 24 unreadable images were left"):
+        train(tmp_path / "images", tmp_path / "run", overwrite=True, **SMALL)
     for path in (tmp_path / "images").rglob("*.png"):
         path.write_bytes(b"")
     with pytest.raises(DataError, match=r"None of 48 images can be read\. The first: .*png"):

@@ -165,14 +165,18 @@ def describe_small_val(samples: Sequence[Sample]) -> tuple[str, str] | None:
     )
 
 
-def require_classes(samples: Sequence[Sample], when: str = "", splits: Sequence[str] = SPLITS) -> None:
-    """Check that each of the splits has images of every class; `when` says what happened before, for the message.
+def require_classes(
+    samples: Sequence[Sample], when: str = "", splits: Sequence[str] = SPLITS, classes: Collection[str] | None = None
+) -> None:
+    """Check that each of the splits has images of every class, of those of the samples by default.
+
+    `when` says what happened before, for the message.
 
     Raises:
         DataError: a split is empty, or has no image of a class.
     """
     counts = Counter((sample.split, sample.label) for sample in samples)
-    classes = sorted({str(sample.label) for sample in samples})
+    classes = sorted({str(sample.label) for sample in samples} if classes is None else classes)
     after = f" {when}" if when else ""
     sizes = Counter(str(sample.split) for sample in samples)
     for split in splits:

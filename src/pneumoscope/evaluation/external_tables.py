@@ -180,7 +180,7 @@ def join(table: PredictionTable, samples: Sequence[Sample], root: Path) -> tuple
 def _list_below(paths: Sequence[Path], root: Path) -> list[str]:
     """Paths below a folder, others as they are; as text, because pathlib takes long for millions."""
     folder = root.as_posix()
-    if folder == "." or not isinstance(root, PurePosixPath):  # elsewhere, case does not matter
+    if folder in (".", "/") or not isinstance(root, PurePosixPath):  # Windows ignores case; "//a" is not below "/"
         return [(path.relative_to(root) if path.is_relative_to(root) else path).as_posix() for path in paths]
     start = folder if folder.endswith("/") else f"{folder}/"
     return [text.removeprefix(start) if text != folder else "." for path in paths for text in [path.as_posix()]]

@@ -203,7 +203,8 @@ def extract(
         errors = [each.error for each in ordered if each.error]
         if not readable:
             raise DataError(f"None of {counted(n, 'image')} can be read. The first: {errors[0]}")
-        require_classes(readable, f"after {were(len(errors), 'unreadable image')} left out", used)
+        labels = {str(sample.label) for sample in samples}  # of all: a class may have no readable image
+        require_classes(readable, f"after {were(len(errors), 'unreadable image')} left out", used, labels)
     notes += count_warnings([each.warnings for each in ordered])
     images = Images(samples, [each.sha256 for each in ordered], [each.error for each in ordered], measured)
     return Extracted(_stack_splits(setup, samples, ordered), images, engine, graph, tuple(notes))
