@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
+import certifi
 import pytest
 
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # before torch comes in; see cli.main
@@ -14,7 +17,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 from commands import Command, make_command
 from pneumoscope.datasets.phantom_sets import write_phantoms
-from pneumoscope.inference.runtimes import count_threads
+from pneumoscope.inference.runtimes import compile_graph, count_threads
 from pneumoscope.models import pretrained
 from pneumoscope.training.train import Run, train
 
@@ -36,6 +39,28 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("HF_HOME", str(tmp_path_factory.mktemp("hub")))
         patch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
         patch.setenv("NO_COLOR", "1")
+        # A client of HTTP reads all known certificates when it is made, though it may never need one.
+        certificate = tmp_path_factory.mktemp("certificates") / "one.pem"
+        certificate.write_text("".join(Path(certifi.where()).read_text().partition("-----END CERTIFICATE-----\n")[:2]))
+        patch.setenv("SSL_CERT_FILE", str(certificate))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_once() -> Iterator[None]:
+    """Compile a network once in a process: hundreds of tests open the same few models."""
+
+    @lru_cache(maxsize=6)
+    def compile_once(graph: bytes, size: int, options: tuple[tuple[str, object], ...]) -> Any:
+        return compile_graph(graph, size, dict(options))
+
+    def compile_(graph: bytes | Path, size: int, options: Mapping[str, object]) -> Any:
+        if isinstance(graph, Path):
+            return compile_graph(graph, size, options)
+        return compile_once(graph, size, tuple(options.items()))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pneumoscope.inference.engines.compile_graph", compile_)
         yield
 
 

@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import httpx
@@ -112,6 +113,7 @@ def run_thread(settings: Settings) -> Iterator[str]:
             thread.join(60)
 
 
+@cache
 def draw(seed: int, size: int = 128) -> bytes:
     phantom = draw_phantom(seed, pneumonia=bool(seed % 2), size=size)
     stream = io.BytesIO()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import shutil
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +18,7 @@ from pneumoscope.errors import MissingExtraError, ModelError, UsageError
 from pneumoscope.inference.runtimes import (
     check_device,
     choose_device,
+    compile_graph,
     count_threads,
     import_onnxruntime,
     import_openvino,
@@ -231,10 +231,7 @@ class OpenVinoEngine:
         if check is not None:
             check(1)
         try:
-            core = openvino.Core()
-            found = core.read_model(io.BytesIO(graph) if isinstance(graph, bytes) else graph)
-            found.reshape({0: [1, 3, size, size]})
-            compiled = core.compile_model(found, "CPU", options)
+            compiled = compile_graph(graph, size, options)
             outputs = {name: compiled.output(name) for name in ("features", "intermediate", "map")}
             # Twice as many as streams, so that none waits for Python.
             self._requests = [compiled.create_infer_request() for _ in range(2 * threads)]

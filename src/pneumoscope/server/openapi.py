@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 from fastapi import FastAPI
@@ -50,8 +51,22 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def complete_document(app: FastAPI) -> None:
-    """Make the application's document name the token, the request's id, and the parameters' examples."""
-    document = app.openapi()
+    """Make the application's document name the token, the request's id, and the parameters' examples.
+
+    It is made when somebody asks for it first: this takes longer than all else at the start of a service.
+    """
+    plain, lock, made = app.openapi, threading.Lock(), list[dict[str, Any]]()
+
+    def openapi() -> dict[str, Any]:
+        with lock:
+            if not made:
+                made.append(_complete(plain()))
+            return made[0]
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _complete(document: dict[str, Any]) -> dict[str, Any]:
     components = document.setdefault("components", {})
     components["securitySchemes"] = {
         "bearer": {
@@ -68,4 +83,4 @@ def complete_document(app: FastAPI) -> None:
             operation.setdefault("parameters", []).append({"$ref": "#/components/parameters/RequestId"})
             if path not in _OPEN:
                 operation["security"] = [{"bearer": []}, {}]
-    app.openapi = lambda: document  # type: ignore[method-assign]  # pages, which are added later, are not in it
+    return document

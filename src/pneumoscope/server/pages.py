@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import cache, partial
 from importlib.resources import files
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import RedirectResponse
-from jinja2 import Environment, PackageLoader
+from jinja2 import Environment, PackageLoader, Template
 
 from pneumoscope.server.access.hosts import Host, parse_host
 from pneumoscope.server.problem_types import PROBLEMS
@@ -26,17 +27,20 @@ _PAGES = (
 
 
 def add_pages(app: FastAPI) -> None:
-    """Serve the pages; `/docs` describes the routes that were added before."""
+    """Serve the pages; `/docs` describes the other routes."""
     environment = Environment(autoescape=True, loader=PackageLoader("pneumoscope.server"))
-    document = app.openapi()
     for path, name, title, script in _PAGES:
-        template = environment.get_template(name)
-        page = template.render(path=path, title=title, script=script, document=document, problems=PROBLEMS, base=_BASE)
-        app.add_api_route(path, _make_route(page.encode(), name), include_in_schema=False)
+        facts = {"path": path, "title": title, "script": script, "problems": PROBLEMS, "base": _BASE}
+        page = partial(_render, environment.get_template(name), facts, app)
+        app.add_api_route(path, _make_route(page, name), include_in_schema=False)
         if path != "/":  # the addresses on a page are relative, and would be wrong with a slash at its end
             app.add_api_route(f"{path}/", _make_redirect(path), include_in_schema=False)
     folder = files("pneumoscope.server") / "page"
-    parts = {part.name: _make_route(part.read_bytes(), part.name) for part in folder.iterdir() if "." in part.name}
+    parts = {
+        part.name: _make_route(partial(bytes, part.read_bytes()), part.name)
+        for part in folder.iterdir()
+        if "." in part.name
+    }
 
     @app.get("/page/{name}", include_in_schema=False)
     async def part(request: Request, name: str) -> Response:
@@ -55,10 +59,17 @@ def _make_redirect(path: str) -> Callable[[], Response]:
     return lambda: RedirectResponse(path, 308)
 
 
-def _make_route(content: bytes, name: str) -> Callable[[Request], Response]:
-    packed = gzip.compress(content, mtime=0)
+def _render(template: Template, facts: Mapping[str, object], app: FastAPI) -> bytes:
+    return template.render(facts, make_document=app.openapi).encode()
+
+
+def _make_route(read: Callable[[], bytes], name: str) -> Callable[[Request], Response]:
+    @cache
+    def pack() -> tuple[bytes, bytes]:
+        return (content := read()), gzip.compress(content, mtime=0)
 
     def answer(request: Request) -> Response:
+        content, packed = pack()
         page = content.replace(_BASE.encode(), find_address(request).encode()) if _BASE.encode() in content else content
         headers = {"etag": f'W/"{hashlib.sha256(page).hexdigest()[:32]}"', "cache-control": "no-cache"}
         if request.headers.get("if-none-match") == headers["etag"]:
