@@ -11,16 +11,20 @@ import scipy.stats
 import sklearn.covariance
 import timm
 import torch.onnx
+import uvicorn
 
 import pneumoscope.cli.main
 import pneumoscope.cli.output
+import pneumoscope.cli.serve
 import pneumoscope.cli.train
+import pneumoscope.dicomnet.node
 import pneumoscope.reports.plots
+import pneumoscope.server.app
 import pneumoscope.training.train
 import pneumoscope.training.tuning
 from pneumoscope.inference.runtimes import import_onnxruntime, import_openvino
 
-__all__ = ["jinja2", "matplotlib", "onnx", "optuna", "pneumoscope", "scipy", "sklearn", "timm", "torch"]
+__all__ = ["jinja2", "matplotlib", "onnx", "optuna", "pneumoscope", "scipy", "sklearn", "timm", "torch", "uvicorn"]
 
 import_onnxruntime()
 import_openvino()

@@ -6,6 +6,7 @@ an interpreter does with its own start, such as encodings, closed streams and im
 
 from __future__ import annotations
 
+import atexit
 import io
 import os
 import signal
@@ -44,11 +45,15 @@ class Started:
         assert self.process.exitcode is not None, f"it still runs after {seconds} s: {self.shown}"
         return self.process.exitcode
 
-    def end(self, how: signal.Signals = signal.SIGKILL) -> None:
+    @property
+    def pid(self) -> int:
+        assert self.process.pid is not None
+        return self.process.pid
+
+    def end(self, how: int = signal.SIGKILL) -> None:
         """Send a signal, unless it has ended already."""
-        if self.process.pid is not None:
-            with suppress(ProcessLookupError):
-                os.kill(self.process.pid, how)
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, how)
 
 
 def start_command(words: Sequence[object], log: Path) -> Started:
@@ -70,8 +75,10 @@ def run_encoded(
 def start(function: Callable[..., object], *arguments: object, log: Path) -> Started:
     """Call a function of a test module in a process of its own, in this folder and environment."""
     _prepare()
+    log.touch()
     process = _CONTEXT.Process(target=_run, args=(function, arguments, dict(os.environ), Path.cwd(), log))
     process.start()
+    atexit.register(process.kill)  # before the interpreter waits for it
     return Started(process, log)
 
 

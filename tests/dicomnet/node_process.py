@@ -1,13 +1,9 @@
-"""A node in a process of its own, whose results need no network: for tests that kill it.
-
-python node_process.py CONFIG
-"""
+"""A node in a process of its own, whose results need no network: for tests that kill it."""
 
 from __future__ import annotations
 
 import io
 import logging
-import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -24,6 +20,7 @@ from pneumoscope.errors import ImageError
 from pneumoscope.images.read import read_radiograph
 from pneumoscope.inference.prediction import Prediction
 
+READY = "The node is ready:"
 CLASSES = {"sr": BasicTextSRStorage, "sc": SecondaryCaptureImageStorage}
 
 
@@ -64,9 +61,10 @@ def make_result(kind: str, sop_class: str, image: Dataset) -> Result:
 
 
 def announce(node: Node) -> None:
-    print(f"ready {node.port} {node.http_port}", flush=True)
+    print(READY, node.port, node.http_port, flush=True)
 
 
-if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    run_node(read_settings(Path(sys.argv[1]), {}), StandIn(), announce)
+def run_with_stand_in(config: Path) -> None:
+    """Run a node until a signal ends it."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
+    run_node(read_settings(config, {}), StandIn(), announce)

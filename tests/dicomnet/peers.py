@@ -6,7 +6,6 @@ import shutil
 import signal
 import ssl
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +20,7 @@ import numpy as np
 import pytest
 import yaml
 from archives import Archive, find_port
+from node_process import READY, run_with_stand_in
 from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian
@@ -28,8 +28,8 @@ from pynetdicom import evt
 from pynetdicom.ae import ApplicationEntity
 
 from pneumoscope.dicomnet.receiver import SYNTAXES
+from processes import Started, start
 
-HERE = Path(__file__).parent
 DICOM_WEB = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 
 
@@ -74,9 +74,13 @@ class NodeProcess:
 
     config: Path
     settings: dict[str, Any]
-    lines: list[str] = field(default_factory=list)
-    process: subprocess.Popen[str] | None = None
-    reader: threading.Thread | None = None
+    started: list[Started] = field(default_factory=list)
+    process: Started | None = None
+
+    @property
+    def lines(self) -> list[str]:
+        """What it has printed, from its first start on."""
+        return [line for each in self.started for line in each.shown.splitlines(keepends=True)]
 
     @property
     def port(self) -> int:
@@ -89,25 +93,16 @@ class NodeProcess:
     def start(self, **changes: Any) -> None:
         self.settings |= changes
         self.config.write_text(yaml.safe_dump(self.settings))
-        command = [sys.executable, str(HERE / "node_process.py"), str(self.config)]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        self.process = process
-        assert process.stderr is not None
-        assert process.stdout is not None
-        self.reader = threading.Thread(target=self.lines.extend, args=(process.stderr,), daemon=True)
-        self.reader.start()
-        line = process.stdout.readline()
-        assert line.startswith("ready"), "".join(self.lines)
+        log = self.config.with_name(f"log-{len(self.started)}.txt")
+        process = self.process = start(run_with_stand_in, self.config, log=log)
+        self.started.append(process)
+        wait_until(lambda: READY in process.shown or not process.runs)
+        assert READY in process.shown, process.shown
 
     def end(self, how: int = signal.SIGTERM) -> int:
         assert self.process is not None
-        self.process.send_signal(how)
+        self.process.end(how)
         code = self.process.wait(60)
-        if self.reader is not None:
-            self.reader.join(10)
-        for stream in (self.process.stdout, self.process.stderr):
-            if stream is not None:
-                stream.close()
         self.process = None
         return code
 
@@ -121,8 +116,8 @@ def run_node(folder: Path, **settings: Any) -> Iterator[NodeProcess]:
         "database": str(folder / "node.sqlite"), "quiet": 0.3, "limits": {"free_bytes": 0}, **settings,
     }  # fmt: skip
     node = NodeProcess(folder / "node.yaml", values)
-    node.start()
     try:
+        node.start()
         yield node
     finally:
         if node.process is not None:

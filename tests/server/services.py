@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 import logging
 import os
+import re
 import signal
 import socket
-import subprocess
-import sys
+import tempfile
 import threading
 import time
 import uuid
@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from unittest import mock
 
 import httpx
 import numpy as np
@@ -30,6 +31,9 @@ from pneumoscope.server.app import build_app
 from pneumoscope.server.predictions import PredictionService
 from pneumoscope.server.security.connections import configure_uvicorn
 from pneumoscope.server.settings import Settings
+from processes import Started, start_command
+
+ADDRESS = re.compile(r"(http://[^\s/]+)/?\s")
 
 
 @dataclass
@@ -37,45 +41,45 @@ class Process:
     """A service in a process of its own."""
 
     url: str
-    process: subprocess.Popen[str]
+    process: Started
     database: str
-    lines: list[str]
+
+    @property
+    def lines(self) -> list[str]:
+        """What it has printed."""
+        return self.process.shown.splitlines(keepends=True)
 
     def client(self) -> httpx.Client:
         return httpx.Client(base_url=self.url, timeout=60)
 
     def end(self, how: int = signal.SIGTERM) -> int:
-        self.process.send_signal(how)
+        self.process.end(how)
         return self.process.wait(120)
 
 
 @contextmanager
 def run_process(model: Path | None, database: str | None, *options: str, **environment: str) -> Iterator[Process]:
     """A service in a process; without a model or a database, with the default one."""
-    command = [sys.executable, "-m", "pneumoscope", "serve", "--port", "0"]
-    command += ["--model", str(model)] if model else []
-    command += ["--database", database] if database else []
-    process = subprocess.Popen(
-        [*command, *options], stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}
-    )
-    assert process.stderr is not None
-    lines = [process.stderr.readline()]
-    if lines[0].startswith("Model: "):
-        lines.append(process.stderr.readline())
-    first = lines[-1]
-    assert "http://" in first, first + process.stderr.read()
-    reader = threading.Thread(target=lambda: lines.extend(process.stderr or ()), daemon=True)
-    reader.start()
-    service = Process(first.split()[2].rstrip("/"), process, database or "", lines)
-    try:
-        wait_until(lambda: answers(service.url))
-        yield service
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
-        reader.join(10)
-        process.stderr.close()
+    words = [
+        "serve",
+        "--port",
+        "0",
+        *(["--model", model] if model else []),
+        *(["--database", database] if database else []),
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        with mock.patch.dict(os.environ, environment):
+            process = start_command([*words, *options], Path(folder) / "log.txt")
+        try:
+            wait_until(lambda: ADDRESS.search(process.shown) or not process.runs)
+            found = ADDRESS.search(process.shown)
+            assert found, process.shown
+            service = Process(found[1], process, database or "")
+            wait_until(lambda: answers(service.url))
+            yield service
+        finally:
+            process.end()
+            process.wait(60)
 
 
 def answers(url: str) -> bool:
@@ -85,7 +89,7 @@ def answers(url: str) -> bool:
         return False
 
 
-def wait_until(met: Callable[[], bool], seconds: float = 120) -> None:
+def wait_until(met: Callable[[], object], seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not met():
         assert time.monotonic() < end, "it took too long"

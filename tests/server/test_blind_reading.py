@@ -242,7 +242,7 @@ def test_a_committed_reading_survives_kill_9(run: Run, tmp_path: Path) -> None:
     with run_process(run.model, database) as process:
         with process.client() as client:
             assert commit(client, send(client), label="NORMAL", reader="ann").status_code == 201
-        process.process.kill()
+        process.process.end()
     with run_process(run.model, database) as process, process.client() as client:
         assert [each["reader"] for each in client.get("/v1/readings").json()["readings"]] == ["ann"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import signal
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -79,7 +78,7 @@ def test_three_services_on_one_database_lose_nothing_when_one_is_killed(
                         assert number % 3 == 2, "a service that was not killed has failed"
                         break
                     if number == 2 and i == IMAGES // 3:
-                        services[2].process.send_signal(signal.SIGKILL)
+                        services[2].process.end()
             return made, reviewed
 
         with ThreadPoolExecutor(6) as pool:

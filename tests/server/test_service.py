@@ -659,7 +659,7 @@ def test_shutting_down_finishes_what_was_accepted(run: Run, tmp_path: Path) -> N
         with process.client() as client:
             wait_until(lambda: count_accepted(client) == len(contents))
             assert read_metrics(client)["pneumoscope_images_in_progress"] > 0
-        process.process.send_signal(signal.SIGTERM)
+        process.process.end(signal.SIGTERM)
         for thread in threads:
             thread.join(60)
         assert process.process.wait(60) == 0
