@@ -23,6 +23,7 @@ from PIL import Image
 
 import pneumoscope
 from pneumoscope.datasets.columns import Naming
+from pneumoscope.datasets.phantom_sets import write_phantoms
 from pneumoscope.datasets.reading import read_samples
 from pneumoscope.datasets.samples import Sample
 from pneumoscope.errors import DataError, MissingExtraError, ModelError, UsageError
@@ -87,10 +88,13 @@ def test_every_engine_gives_the_same_answer_and_the_same_map(engine: str, run: R
 
 def test_real_images_get_the_same_answer_from_every_engine_and_export(real_data: Path, tmp_path: Path) -> None:
     images = [image for image in read_samples(real_data / "seed-400") if image.split == "test"][::5]
+    for image in images:
+        (folder := tmp_path / "some" / "test" / str(image.label)).mkdir(parents=True, exist_ok=True)
+        shutil.copy(image.path, folder)
     own = load(engine="torch").predict(images)
     others = {engine: load(engine=engine) for engine in ("onnx", "openvino")}
     for to, _ in KINDS:
-        export(tmp_path / to, find_pretrained(), to, real_data / "seed-400")
+        export(tmp_path / to, find_pretrained(), to, tmp_path / "some")
         others[f"exported, {to}"] = open_export(tmp_path, to)
     for name, predictor in others.items():
         for one, same in zip(own, predictor.predict(images), strict=True):
@@ -220,25 +224,26 @@ def craft(
         ("pad", 3, {"thresholds": [0.7, 0.1, 0.2]}),
     ],
 )
-@pytest.mark.parametrize("shape", [(180, 133), (97, 301), (128, 128)])
 def test_an_onnx_file_decides_alone_as_the_guide_shows(
-    fit: str, classes: int, calibration: dict[str, Any], shape: tuple[int, int], run: Run, images: Path,
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    fit: str, classes: int, calibration: dict[str, Any], run: Run, images: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     export("runs/onnx", craft(tmp_path / "model", run, fit, classes, **calibration), data=images)
     code = read_guide(pads=fit == "pad", classes=classes)
     predictor = load("runs/onnx", engine="onnx")
     (image,) = [next((images / "test" / "PNEUMONIA").iterdir())]
-    with Image.open(image) as opened:
-        opened.convert("L").resize(shape[::-1]).save("scan.png")
-    exec(code, found := dict[str, Any]())
-    (prediction,) = predictor.predict("scan.png")
-    assert found["decision"] == prediction.decision
-    assert tuple(found["sets"]) == prediction.prediction_set
-    assert found["predicted"] == prediction.predicted_label
-    assert found["probabilities"].tolist() == pytest.approx(list((prediction.probabilities or {}).values()), abs=1e-6)
-    assert found["score"] == pytest.approx(prediction.ood_score, abs=1e-6)
+    for shape in ((180, 133), (97, 301), (128, 128)):
+        with Image.open(image) as opened:
+            opened.convert("L").resize(shape[::-1]).save("scan.png")
+        exec(code, found := dict[str, Any]())
+        (prediction,) = predictor.predict("scan.png")
+        probabilities = list((prediction.probabilities or {}).values())
+        assert found["decision"] == prediction.decision, shape
+        assert tuple(found["sets"]) == prediction.prediction_set
+        assert found["predicted"] == prediction.predicted_label
+        assert found["probabilities"].tolist() == pytest.approx(probabilities, abs=1e-6)
+        assert found["score"] == pytest.approx(prediction.ood_score, abs=1e-6)
 
 
 def test_an_onnx_file_decides_on_a_group_as_the_guide_shows(
@@ -513,10 +518,11 @@ def test_an_export_is_read_from_regular_files(to: Format, exports: Path, tmp_pat
             load(folder, engine="program" if to == "torch" else "auto")
 
 
-def test_networks_with_attention_are_left_to_pytorch(images: Path, tmp_path: Path) -> None:
+def test_networks_with_attention_are_left_to_pytorch(tmp_path: Path) -> None:
     import timm
     import torch
 
+    images = write_phantoms(tmp_path / "images", count=8, size=64)
     torch.manual_seed(0)
     network = timm.create_model("vit_tiny_patch16_224", num_classes=0)
     torch.save(network.state_dict(), tmp_path / "vit.pth")

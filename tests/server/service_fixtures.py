@@ -104,11 +104,11 @@ def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     subprocess.run(
-        [*as_user, bin_ / "initdb", "-D", data, "-U", "reader", "-A", "trust", "-E", "UTF8", "--no-locale"],
+        [*as_user, bin_ / "initdb", "-D", data, "-U", "reader", "-A", "trust", "-E", "UTF8", "--no-locale", "-N"],
         check=True, capture_output=True, cwd="/",
     )  # fmt: skip
     server = subprocess.Popen(
-        [*as_user, bin_ / "postgres", "-D", data, "-p", str(port), "-k", folder, "-h", "127.0.0.1"],
+        [*as_user, bin_ / "postgres", "-D", data, "-p", str(port), "-k", folder, "-h", "127.0.0.1", "-F"],
         stderr=subprocess.DEVNULL, cwd="/",
     )  # fmt: skip
     try:
