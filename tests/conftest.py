@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,14 @@ from commands import Command, make_command
 from pneumoscope.datasets.phantom_sets import write_phantoms
 from pneumoscope.inference.runtimes import compile_graph, count_threads
 from pneumoscope.models import pretrained
+from pneumoscope.models.backbones import fingerprint_state
+from pneumoscope.models.classifier import Backbone
+from pneumoscope.models.onnx_graphs import trace_graph
+from pneumoscope.reports import figures
+from pneumoscope.reports.figures import render
 from pneumoscope.training.train import Run, train
 
+figures_count = threading.Event()  # set while somebody looks at them
 pytest_plugins = ["service_fixtures"]  # of tests/server
 
 
@@ -48,7 +55,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def compiled_once() -> Iterator[None]:
-    """Compile a network once in a process: hundreds of tests open the same few models."""
+    """Trace and compile a network once in a process: hundreds of tests train or open the same few models."""
 
     @lru_cache(maxsize=6)
     def compile_once(graph: bytes, size: int, options: tuple[tuple[str, object], ...]) -> Any:
@@ -59,8 +66,40 @@ def compiled_once() -> Iterator[None]:
             return compile_graph(graph, size, options)
         return compile_once(graph, size, tuple(options.items()))
 
+    traced: dict[tuple[str, str, int], bytes] = {}
+
+    def trace(backbone: Backbone, size: int, head: Any = None) -> bytes:
+        if head is not None:
+            return trace_graph(backbone, size, head)
+        key = fingerprint_state(backbone.state_dict()), backbone.architecture, size
+        if key not in traced:
+            traced[key] = trace_graph(backbone, size)
+        return traced[key]
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pneumoscope.inference.engines.compile_graph", compile_)
+        patch.setattr("pneumoscope.models.onnx_graphs.trace_graph", trace)
+        yield
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Find out whether a test looks at figures, before its fixtures are made."""
+    looks = any(part in ("reports", "test_readme.py") for part in item.path.parts) or item.get_closest_marker("figures")
+    figures_count.set() if looks else figures_count.clear()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def figures_if_looked_at() -> Iterator[None]:
+    """Draw figures for tests that look at them: they take half of the time of a small training."""
+
+    def draw(name: str, draw: Any, formats: Sequence[str] = ("svg",), *size: Any) -> dict[str, bytes]:
+        if figures_count.is_set() or tuple(formats) != ("svg",):
+            return render(name, draw, formats, *size)
+        return {"svg": b'<svg class="plot" xmlns="http://www.w3.org/2000/svg"></svg>'}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "render", draw)
         yield
 
 
@@ -83,6 +122,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def run(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run trained on `images`; tests read it and change nothing."""
+    figures_count.set()
     return train(images, tmp_path_factory.mktemp("runs") / "run", recipe="baseline", epochs=3, size=128)
 
 
