@@ -9,7 +9,7 @@ demo: .venv/installed ## simulated radiographs: draw, train, evaluate, report; o
 	$(BIN)/pneumoscope demo --out runs/demo --overwrite
 
 test: check ## style, types and all tests
-	$(BIN)/pytest --quiet --numprocesses auto --dist worksteal
+	PYTHONDONTWRITEBYTECODE= $(BIN)/pytest --quiet --numprocesses auto --dist worksteal
 
 check: .venv/installed-dev
 	$(BIN)/ruff check .

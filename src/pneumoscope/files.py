@@ -281,6 +281,12 @@ def _refuse(path: Path, problem: OSError) -> UsageError:
     return UsageError(f"{path}: cannot be written: {problem.strerror or problem}. Choose another path.")
 
 
+def remove_partial(folder: Path) -> None:
+    """Remove what `write_bytes` left in a folder, and below it, when its process was killed; lock the folder first."""
+    for path in folder.rglob(".*.part"):
+        path.unlink(missing_ok=True)
+
+
 def _is_partial(path: Path) -> bool:
     """Whether `write_bytes` left this file when its process was killed."""
     return path.name.startswith(".") and path.name.endswith(".part")

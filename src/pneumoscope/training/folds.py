@@ -23,7 +23,7 @@ from pneumoscope.datasets.splits import REDRAW, find_shared_patients, fold_sampl
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.evaluation.evaluate import Plan, measure
 from pneumoscope.evaluation.validation import measure_validation
-from pneumoscope.files import lock_folder, write_text
+from pneumoscope.files import lock_folder, remove_partial, write_text
 from pneumoscope.images.read import Reading
 from pneumoscope.inference.cache import FeatureCache
 from pneumoscope.inference.features import Wanted, extract_features
@@ -240,6 +240,7 @@ def train_fold(
         opening = nullcontext(cache) if isinstance(cache, FeatureCache) else FeatureCache(cache)
         with lock_folder(folder, patience), opening as opened:
             began = (folder / "config.yaml").exists()
+            remove_partial(folder)
             setup = read(resume_settings(folder, {}) if began else job.settings, shared.setup if shared else None)
             open_run(folder, setup, resume=began, overwrite=False)
             with log_to(folder / "log.txt"):

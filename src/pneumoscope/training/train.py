@@ -21,7 +21,7 @@ from pneumoscope.errors import UsageError
 from pneumoscope.evaluation.evaluate import Plan
 from pneumoscope.evaluation.results import Evaluation
 from pneumoscope.evaluation.validation import measure_validation
-from pneumoscope.files import format_rows, lock_folder, write_text
+from pneumoscope.files import format_rows, lock_folder, remove_partial, write_text
 from pneumoscope.inference.cache import MEMORY, FeatureCache, open_cache
 from pneumoscope.inference.engines import Engine, build_engine
 from pneumoscope.inference.predictor import load
@@ -122,6 +122,8 @@ def train(
             config, resume, overwrite = None, True, False
         setup = read(resolve(options, folder, config, resume, overwrite), test=test, processes=processes)
         stack.enter_context(lock_folder(folder))
+        if resume:
+            remove_partial(folder)
         open_run(folder, setup, resume, overwrite)
         stack.enter_context(keep_log(folder / "log.txt"))
         features = stack.enter_context(open_cache(cache)) or stack.enter_context(FeatureCache(MEMORY))
