@@ -85,7 +85,7 @@ def compiled_once() -> Iterator[None]:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Find out whether a test looks at figures, before its fixtures are made."""
-    looks = any(part in ("reports", "test_readme.py") for part in item.path.parts) or item.get_closest_marker("figures")
+    looks = "reports" in item.path.parts or item.get_closest_marker("figures")
     figures_count.set() if looks else figures_count.clear()
 
 
