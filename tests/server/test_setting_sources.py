@@ -136,6 +136,6 @@ def test_secrets_are_not_given_on_the_command_line(command: Command, tmp_path: P
 
 @pytest.mark.parametrize("address", ["localhost:4318", "http://[", "ftp://a.example", "http://a b", "http://"])
 def test_traces_go_to_an_address_of_http_alone(address: str) -> None:
-    with pytest.raises(UsageError, match="is not an address of HTTP"):
+    with pytest.raises(UsageError, match="is not an HTTP address"):
         dataclasses.replace(Settings(), otel_endpoint=address).check()
     dataclasses.replace(Settings(), otel_endpoint="http://[::1]:4318/v1/traces").check()

@@ -98,7 +98,7 @@ class Pictures:
 
 
 def _reserve(file: int, size: int) -> None:
-    """Take the space of a file now: on a full disk, writing to it as memory would end the process without a word."""
+    """Take the space of a file now: on a full disk, writing to it as memory kills the process without a message."""
     if not hasattr(os, "posix_fallocate"):
         return
     try:

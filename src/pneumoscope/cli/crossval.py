@@ -36,7 +36,7 @@ def crossval(
     workers: Annotated[
         int | None,
         option(
-            "Folds trained at the same time. [default: 1, or with --on ray as many as there are cores for]",
+            "Folds trained at the same time. [default: 1, or with --on ray one for each core]",
             _FOLDS,
             least=1,
         ),

@@ -61,7 +61,7 @@ class Client(Connection):
         retries: how often a request is sent again.
 
     Raises:
-        UsageError: the address is not one of HTTP.
+        UsageError: not an HTTP address.
     """
 
     def predict(

@@ -39,7 +39,7 @@ class Claim:
         """
         seen = self._read()
         if seen is not None:
-            logging.getLogger("pneumoscope").info("%s: looking whether another command writes there.", self._out.url)
+            logging.getLogger("pneumoscope").info("%s: checking whether another command writes there.", self._out.url)
         end = time.monotonic() + _PATIENCE
         while seen is not None:
             time.sleep(_RENEWED / 5)
@@ -109,7 +109,7 @@ class Claim:
         except (ValueError, KeyError, TypeError):
             machine = ""
         return UsageError(
-            f"another command{machine} writes to {self._out.url}. Wait until it has ended, or choose another one.",
+            f"another command{machine} is writing to {self._out.url}. Wait until it ends, or choose another `out`.",
             "out",
         )
 

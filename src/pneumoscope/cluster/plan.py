@@ -66,8 +66,8 @@ def check_output(out: Storage, about: Mapping[str, Any]) -> None:
     if differing:
         name = differing[0]
         raise UsageError(
-            f"{out.url}: begun with another {name} ({earlier.get(name)}, now {about[name]}). Go on with the same one, "
-            "or choose another `out`.",
+            f"{out.url}: begun with another value of {name} ({earlier.get(name)}, now {about[name]}). Use the same "
+            "again, or choose another `out`.",
             "out",
         )
 

@@ -148,7 +148,7 @@ class ListPredictor:
             )
 
     def _reaches_others(self, images: Sequence[ListedImage], unreached: AbstractSet[str]) -> bool:
-        """Whether of each storage, those other images whose paths are most alike can be reached: then it is there."""
+        """Whether each storage that lacks an image is there: others with the most similar paths can be reached."""
         lost = {each.path for each in images if each.id in unreached}
         others = {*self._witnesses, *(each.path for each in images)} - lost
         if not others:

@@ -53,7 +53,7 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 def complete_document(app: FastAPI) -> None:
     """Make the application's document name the token, the request's id, and the parameters' examples.
 
-    It is made when somebody asks for it first: this takes longer than all else at the start of a service.
+    It is built for the first request, because building it is the slowest part of starting a service.
     """
     plain, lock, made = app.openapi, threading.Lock(), list[dict[str, Any]]()
 

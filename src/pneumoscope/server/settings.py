@@ -237,7 +237,7 @@ class Settings:
         if self.keep_for is not None:
             read_period(self.keep_for, "keep_for")
         if self.otel_endpoint is not None and not _ADDRESS.fullmatch(self.otel_endpoint):
-            raise UsageError(f"{self.otel_endpoint!r} is not an address of HTTP.", "otel_endpoint")
+            raise UsageError(f"{self.otel_endpoint!r} is not an HTTP address.", "otel_endpoint")
         if self.decoders == 1:
             raise UsageError("at least 2 are needed, so that a slow image leaves one for the others; or 0.", "decoders")
         if self.canary and self.shadow_model is None:

@@ -119,7 +119,7 @@ def count_slots(ray: Any, cpus: int, gpus: int = 0) -> int:
     """How many tasks with so many cores and GPUs can run at a time.
 
     Raises:
-        ServiceError: none. Ray would wait for ever.
+        ServiceError: no machine is large enough; Ray itself would wait forever.
     """
     machines = [each["Resources"] for each in ray.nodes() if each["Alive"]]
     if gpus and not any(each.get("GPU", 0) >= gpus for each in machines):

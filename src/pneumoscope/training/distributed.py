@@ -142,15 +142,15 @@ def check_processes(processes: Processes, settings: Settings, backbone: nn.Modul
     n, optimisation, network = processes.size, settings.optimisation, settings.network
     if optimisation.batch_size < n:
         raise UsageError(
-            f"{n} processes share each batch, but {optimisation.batch_size} is fewer than one image for each. "
+            f"a batch of {optimisation.batch_size} is too small for {n} processes: each needs at least one image. "
             f"Choose {n} or more, or start fewer processes.",
             "batch_size",
         )
     learns = network.train_backbone and not network.freeze_batchnorm
     if n > 1 and learns and any(isinstance(each, _BatchNorm) for each in backbone.modules()):
         raise UsageError(
-            f"the batch norms of {network.backbone} learn from whole batches, but each of {n} processes has a share "
-            "only. Pass `freeze_batchnorm=True`, or train in one process.",
+            f"the batch norms of {network.backbone} learn from whole batches, but each of {n} processes sees only "
+            "a part. Pass `freeze_batchnorm=True`, or train in one process.",
             "freeze_batchnorm",
         )
 

@@ -125,7 +125,7 @@ def tune(
         test: whether to train with the best settings and measure on the test split at the end.
         on: `local`, or `ray` for a Ray cluster, whose machines must reach data and `out` under the same paths.
         address: of the cluster, `HOST:PORT` or `auto`; by default `$RAY_ADDRESS`, else one on this machine.
-        workers: trials at the same time on the cluster; by default as many as there are cores for.
+        workers: trials at the same time on the cluster; by default one for each core.
         cpus_per_worker: cores for each of them, by default 1.
         config: settings, or a YAML file of them, such as a run's `config.yaml`.
         resume: continue an interrupted search.

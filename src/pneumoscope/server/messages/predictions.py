@@ -264,8 +264,8 @@ class PageMessage(Answer):
     """What the pages of all lists have."""
 
     next: str | None = Field(
-        description="The cursor of the next page; null on the last. It is in `Link`, too. Before the last, a page may "
-        "have fewer entries than `limit`, or none: what no index finds is looked for among 10,000 predictions a page."
+        description="The cursor of the next page; null on the last. It is in `Link`, too. A page may have fewer "
+        "entries than `limit`, or none, and still have a next one: some filters search 10,000 predictions a page."
     )
 
 

@@ -138,7 +138,7 @@ def _list_conditions(query: ListQuery) -> list[sql.ColumnElement[bool]]:
 def _select(
     session: Session, query: ListQuery, conditions: Sequence[sql.ColumnElement[bool]], start: int | None
 ) -> Sequence[PredictionRecord]:
-    """One more than a page of what no review matters for; each condition has an index that ends with the page."""
+    """The rows of a page and one more, for filters that do not depend on reviews; each has an index for this order."""
     own, count = PredictionRecord, query.limit + 1
     if start is not None:
         conditions = [*conditions, own.number < start]
