@@ -151,12 +151,12 @@ def test_an_output_of_another_model_or_other_options_is_refused(
     for _ in range(2):
         with pytest.raises(DataError, match="no cluster is needed"):
             predict(images / "val", tmp_path, run)
-    with pytest.raises(UsageError, match="begun with another options"):
+    with pytest.raises(UsageError, match="begun with another value of options"):
         predict(images / "val", tmp_path, run, options=Options(alpha=0.2))
-    with pytest.raises(UsageError, match="begun with another reading"):
+    with pytest.raises(UsageError, match="begun with another value of reading"):
         predict(images / "val", tmp_path, run, reading=Reading(invert=True))
     assert [path.name for path in tmp_path.glob("plans/*")] == ["000000.parquet"]
-    with pytest.raises(UsageError, match="begun with another model_sha256"):
+    with pytest.raises(UsageError, match="begun with another value of model_sha256"):
         predict_on_cluster(str(images / "val"), str(tmp_path), workers=WORKERS)
 
 
@@ -262,7 +262,7 @@ def test_a_second_command_in_a_bucket_is_refused_and_a_killed_one_is_not_waited_
     monkeypatch.setattr(claim, "_PATIENCE", 2.0)
     out = Storage(f"{bucket}/claimed")
     with claim.claim_output(out) as first:
-        with pytest.raises(UsageError, match=r"another command on .* writes to"), claim.claim_output(out):
+        with pytest.raises(UsageError, match=r"another command on .* is writing to"), claim.claim_output(out):
             pass
         first.check()
     assert not out.exists(claim.CLAIM)
@@ -272,7 +272,7 @@ def test_a_second_command_in_a_bucket_is_refused_and_a_killed_one_is_not_waited_
         assert not out.create(claim.CLAIM, b"")
         out.write(claim.CLAIM, b'{"owner": "which came back"}')
         time.sleep(1)
-        with pytest.raises(UsageError, match="another command writes to"):
+        with pytest.raises(UsageError, match="another command is writing to"):
             taken.check()
     assert out.exists(claim.CLAIM)  # that of the other one
 
