@@ -2,6 +2,7 @@
 
     python benchmarks/many_intervals.py                      # a million images
     python benchmarks/many_intervals.py --images 50000       # both methods, for comparison
+    python benchmarks/many_intervals.py --images 12000 --positive 0.01
 
 Images are drawn as scores of two classes; each patient has two on average.
 """
@@ -20,24 +21,28 @@ from pneumoscope.evaluation import curves
 from pneumoscope.evaluation.intervals import all_metrics, bootstrap, calibration_error, differences, many_images
 from pneumoscope.evaluation.intervals.all_metrics import evaluate_predictions
 
+BOTH = 60_000  # images up to which both methods are measured
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=1_000_000)
-    n = parser.parse_args().images
-    for limit in (n, 0) if n <= many_images.MANY else (many_images.MANY,):
+    parser.add_argument("--positive", type=float, default=0.3, help="share of positive images")
+    given = parser.parse_args()
+    n = given.images
+    for limit in (n, 0) if n <= BOTH else (many_images.MANY,):
         for module in (all_metrics, bootstrap, calibration_error, curves, differences):
             vars(module)["MANY"] = limit
         print(f"\n{n:,} images, methods for {'many' if n > limit else 'few'}\n")
-        measure(n)
+        measure(n, given.positive)
 
 
-def measure(n: int) -> None:
+def measure(n: int, positive: float) -> None:
     """Print the seconds of each kind of interval, and the metrics."""
     rng = np.random.default_rng(0)
     clusters = np.unique(rng.integers(0, n // 2, n), return_inverse=True)[1]
     patients = [f"p{i}" for i in clusters]
-    y = (rng.random(n) < 0.3).astype(np.int64)
+    y = (rng.random(n) < positive).astype(np.int64)
     p, q = 1 / (1 + np.exp(-rng.normal(1.5 * y - 1.2, 1.1, (2, n))))
     sure = curves.confidence_of(p)
     steps: dict[str, Callable[[], object]] = {

@@ -284,7 +284,8 @@ def _refuse(path: Path, problem: OSError) -> UsageError:
 def remove_partial(folder: Path) -> None:
     """Remove what `write_bytes` left in a folder, and below it, when its process was killed; lock the folder first."""
     for path in folder.rglob(".*.part"):
-        path.unlink(missing_ok=True)
+        with suppress(OSError):  # it is in nobody's way
+            path.unlink()
 
 
 def _is_partial(path: Path) -> bool:

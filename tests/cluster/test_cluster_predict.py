@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext, suppress
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -26,11 +27,11 @@ from PIL import Image
 from pyarrow import parquet
 
 from commands import Command
-from pneumoscope.cluster import claim
+from pneumoscope.cluster import claim, plan, worker
 from pneumoscope.cluster.ids import IdSet
-from pneumoscope.cluster.listing import list_images
+from pneumoscope.cluster.listing import ListedImage, list_images
 from pneumoscope.cluster.predict import ClusterPredictions, Workers, predict_on_cluster
-from pneumoscope.cluster.storage import Storage
+from pneumoscope.cluster.storage import Reader, Storage
 from pneumoscope.cluster.worker import ListPredictor, Options, make_job
 from pneumoscope.datasets.columns import Naming
 from pneumoscope.errors import DataError, MissingExtraError, UsageError
@@ -158,6 +159,49 @@ def test_an_output_of_another_model_or_other_options_is_refused(
     assert [path.name for path in tmp_path.glob("plans/*")] == ["000000.parquet"]
     with pytest.raises(UsageError, match="begun with another value of model_sha256"):
         predict_on_cluster(str(images / "val"), str(tmp_path), workers=WORKERS)
+
+
+def test_plans_of_a_killed_command_bind_its_options(images: Path, tmp_path: Path) -> None:
+    out, (image, *_) = Storage(str(tmp_path / "out")), list_images(str(images))
+
+    def list_until_killed() -> Iterator[ListedImage]:
+        yield from (replace(image, id=f"{number:032x}") for number in range(2000))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        plan.extend_plan(out, list_until_killed(), 1, {"options": "patient names"})
+    assert out.list_names("plans")
+    with pytest.raises(UsageError, match="begun with another value of options"):
+        plan.check_output(out, {"options": "pseudonyms"})
+
+
+def test_an_output_with_pseudonyms_of_another_key_is_refused(
+    ray: Any, images: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predict(images / "test", tmp_path / "out", run)
+    monkeypatch.setenv("PNEUMOSCOPE_PSEUDONYM_KEY_FILE", str(tmp_path / "other.key"))
+    with pytest.raises(UsageError, match="begun with another value of pseudonym_key"):
+        predict(images / "test", tmp_path / "out", run)
+
+
+def test_a_request_that_fails_once_is_sent_again(images: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = next((images / "test" / "NORMAL").iterdir())
+    fsspec.filesystem("memory").pipe_file("/once/a.png", file.read_bytes())
+    failed: list[str] = []
+    read = Reader.read
+
+    def fail_once(self: Reader, url: str) -> bytes:
+        if url not in failed:
+            failed.append(url)
+            raise DataError("503 SlowDown")
+        return read(self, url)
+
+    monkeypatch.setattr(Reader, "read", fail_once)
+    monkeypatch.setattr(worker, "_PAUSE", 0.0)
+    (row,) = ListPredictor(make_job(run.model)).run(list_images("memory://once"))
+    assert failed
+    assert row["error"] is None
+    assert row["probability"] == pytest.approx(load(run.model).predict(file)[0].probability)
 
 
 def test_the_lack_of_ray_is_said_before_anything_is_read(run: Run, tmp_path: Path, monkeypatch: Any) -> None:

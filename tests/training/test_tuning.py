@@ -394,6 +394,14 @@ def test_the_page_says_why_a_trial_was_stopped(tmp_path: Path) -> None:
     assert [table.count(f">{value}<") for value in ("0.1", "0.2", "0.3")] == [0, 1, 1]
 
 
+def test_a_class_without_a_readable_image_is_named_before_the_first_trial(images: Path, tmp_path: Path) -> None:
+    shutil.copytree(images, tmp_path / "images")
+    for path in (tmp_path / "images").glob("*/PNEUMONIA/*.png"):
+        path.write_bytes(f"no image {path.name}".encode())
+    with pytest.raises(DataError, match=r"'train' has no image of class PNEUMONIA after .* unreadable images"):
+        tune(tmp_path / "images", tmp_path / "out", trials=3, test=False, **FAST)
+
+
 def test_strict_is_refused_where_no_test_will_audit_the_data(images: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="strict: has no effect without the test"):
         tune(images, tmp_path / "out", trials=1, test=False, strict=True)

@@ -19,6 +19,7 @@ from pneumoscope.cluster.storage import Storage
 from pneumoscope.cluster.worker import Job, ListPredictor, Options, conceal_patients, make_job
 from pneumoscope.config import Progress, checked
 from pneumoscope.datasets.columns import Naming
+from pneumoscope.datasets.pseudonyms import compute_pseudonym
 from pneumoscope.errors import DataError, PneumoscopeError, ServiceError
 from pneumoscope.files import lock_folder
 from pneumoscope.images.read import Reading
@@ -180,6 +181,7 @@ def _predict(
     job = make_job(model, options)
     about: dict[str, Any] = {"schema": 1, "version": __version__, "model_sha256": job.fingerprint}
     about |= {"options": asdict(options), "reading": asdict(how[0])}
+    about["pseudonym_key"] = None if job.key is None else compute_pseudonym(job.key, "the key itself")
     plan.check_output(out, about)
     witnesses = Witnesses()
     listed = witnesses.watch(list_images(data, *how))

@@ -6,6 +6,7 @@ import hashlib
 import os
 import platform
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import asdict, dataclass, replace
@@ -26,6 +27,7 @@ from pneumoscope.models.references import locate_model
 
 _NEAR = 5  # other images that are looked for where some cannot be reached
 _AHEAD = 32  # images that are read and waiting at most
+_PAUSE = 1.0  # seconds before a request that failed is sent again
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,7 @@ class ListPredictor:
         others = {*self._witnesses, *(each.path for each in images)} - lost
         if not others:
             return len(images) == 1  # nothing can be said of a single image
-        for path in {_name_storage(path): path for path in lost}.values():
+        for path in {_name_storage(path) or os.path.dirname(path): path for path in lost}.values():  # noqa: PTH120
             near = [each for each in others if _name_storage(each) == _name_storage(path)]
             near.sort(key=lambda other: -len(os.path.commonprefix([path, other])))  # noqa: RUF071 - names are alike, too
             if near and not any(map(self._reaches, near[:_NEAR])):
@@ -161,26 +163,45 @@ class ListPredictor:
         return True
 
     def _reaches(self, path: str) -> bool:
-        return self._reader.reaches(path) if is_url(path) else _exists(path)
+        return self._reader.reaches(path) if is_url(path) else _can_be_read(path)
 
     def _read(self, image: ListedImage, unreached: set[str]) -> Extract:
         sample, spec = image.to_sample(), self.predictor.model.input
         if not is_url(image.path):
-            if not _exists(image.path):
+            if not _can_be_read(image.path):
                 unreached.add(image.id)
             return read_source(sample, spec)
         try:
-            content = self._reader.read(image.path)
+            content = self._fetch(image, unreached)
         except DataError as problem:
-            unreached.add(image.id)
             return Extract(sample, error=str(problem))
         extract = read_source(ImageBytes(content, image.path, sample.reading), spec)
         extract.source = sample
         return extract
 
+    def _fetch(self, image: ListedImage, unreached: set[str]) -> bytes:
+        """Read an image at an address, again if only the request has failed.
 
-def _exists(path: str) -> bool:
-    return os.path.exists(path)  # noqa: PTH110 - pathlib raises where a name is too long
+        Raises:
+            DataError: it cannot be reached, or is too large.
+        """
+        try:
+            return self._reader.read(image.path)
+        except DataError:
+            if not self._reader.reaches(image.path):
+                unreached.add(image.id)
+                raise
+        time.sleep(_PAUSE)
+        return self._reader.read(image.path)
+
+
+def _can_be_read(path: str) -> bool:
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123
+            file.read(1)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _name_storage(path: str) -> str:

@@ -57,6 +57,7 @@ def build_app(settings: Settings, service: PredictionService) -> ASGIApp:
         description=f"Classifies chest radiographs. {INTENDED_USE}",
         lifespan=lifespan,
         docs_url=None,
+        openapi_url=None,  # `add_pages` serves it
         redoc_url=None,
         redirect_slashes=False,
         openapi_tags=TAGS,

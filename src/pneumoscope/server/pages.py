@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from functools import cache, partial
 from importlib.resources import files
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import RedirectResponse
@@ -41,6 +42,10 @@ def add_pages(app: FastAPI) -> None:
         for part in folder.iterdir()
         if "." in part.name
     }
+
+    @app.get("/openapi.json", include_in_schema=False)
+    def document() -> dict[str, Any]:  # in a thread, because the first answer takes a while
+        return app.openapi()
 
     @app.get("/page/{name}", include_in_schema=False)
     async def part(request: Request, name: str) -> Response:

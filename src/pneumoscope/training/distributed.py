@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pneumoscope.errors import PneumoscopeError, UsageError
@@ -208,8 +209,16 @@ def _describe(rank: int, size: int, meeting: int, patience: timedelta) -> Proces
     connected = all(own) and dist.is_nccl_available()  # not on Windows
     gpus: Any = dist.new_group(backend="nccl", timeout=patience) if connected else None
     job = os.environ.get("TORCHELASTIC_RUN_ID")
-    launch = f"{job} {socket.gethostname()} {os.getppid()} {meeting}" if job else ""
+    launch = f"{job} {socket.gethostname()} {os.getppid()} {_find_start(os.getppid())} {meeting}" if job else ""
     return Processes(rank, size, gpus, launch)
+
+
+def _find_start(process: int) -> str:
+    """When a process began, in ticks since the start of the machine; empty where this cannot be read."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
 
 
 def _end_together(problem: BaseException, store: Store, rank: int) -> None:

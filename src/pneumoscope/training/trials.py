@@ -15,7 +15,7 @@ from pneumoscope.config import Progress, silent
 from pneumoscope.datasets.duplicates import group_identical
 from pneumoscope.datasets.left_out import describe_unusable
 from pneumoscope.datasets.samples import Sample
-from pneumoscope.datasets.splits import fold_samples
+from pneumoscope.datasets.splits import fold_samples, require_classes
 from pneumoscope.decisions import groups
 from pneumoscope.decisions.decisions import Decider
 from pneumoscope.evaluation.metrics import measure
@@ -23,6 +23,7 @@ from pneumoscope.inference.cache import FeatureCache
 from pneumoscope.inference.engines import build_engine
 from pneumoscope.inference.features import Wanted, extract_features
 from pneumoscope.inference.predictor import compute_logits
+from pneumoscope.text import were
 from pneumoscope.training.data import (
     Computing,
     Extracted,
@@ -156,6 +157,8 @@ class Trainer:
             logging.getLogger("pneumoscope").warning("%s", note)
         readable = [i for i, each in enumerate(extracts) if not each.error]
         own = [samples[i] for i in readable]
+        if left_out := len(samples) - len(own):
+            require_classes(own, f"after {were(left_out, 'unreadable image')} left out", ("train",), setup.classes)
         targets = np.array([setup.classes.index(str(sample.label)) for sample in own])
         whole = Split(own, targets, *stack_features([extracts[i] for i in readable]))
         return _Pool(setup, computing, whole, {sample.path: i for i, sample in enumerate(own)})

@@ -14,7 +14,7 @@ from pneumoscope.evaluation.intervals.delong import find_placements
 from pneumoscope.evaluation.intervals.proportions import Bools, Floats, Ints
 from pneumoscope.evaluation.metrics import check_predictions, measure, predict_classes
 
-MANY = 50_000  # images above which these methods are used
+MANY = 10_000  # images above which these methods are used
 GROUPS = 20_000  # of patients: the standard error of a variance that is estimated from them is 1%
 STEP = 1e-3  # change of an image's weight, for derivatives
 LEVELS = 1000  # values to which the scores of each class are rounded, for bands around curves
