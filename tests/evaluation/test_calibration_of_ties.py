@@ -15,6 +15,15 @@ def measure_error(positives: int, n: int, stated: float, seed: int = 0) -> Inter
     return found.metrics["ece"]
 
 
+@pytest.mark.parametrize("prevalence", [0.02, 0.98])
+def test_where_probabilities_are_far_off_the_interval_lies_near_the_error(prevalence: float) -> None:
+    rng = np.random.default_rng(0)
+    y = (rng.random(1000) < prevalence).astype(np.int64)
+    p = 1 / (1 + np.exp(-rng.normal(3 * (y - 0.5), 1.1) - 0.3))
+    found = evaluate_predictions(y, p, classes=["NORMAL", "PNEUMONIA"], resamples=200).metrics["ece"]
+    assert found.value - 0.03 < found.low < found.value < found.high < found.value + 0.03
+
+
 @pytest.mark.parametrize("stated", [0.5, 0.25, 0.75, 0.3])
 def test_an_error_of_0_by_chance_has_an_interval_with_a_width(stated: float) -> None:
     """How often the class is truly there is known to about 1.5 standard errors, by the test that is inverted."""

@@ -38,8 +38,9 @@ class _Simulation:
         # the side on which it can be larger is taken.
         side = np.where(self.gap == 0, np.where(self.middle <= self.share / 2, 1, -1), np.sign(self.gap))
         gaps = side * np.maximum(np.abs(self.gap) - move * self.unit, 0)
+        gaps = np.clip(gaps, -self.middle, self.share - self.middle)  # frequencies are between 0 and 1
         shift = _divide(gaps, self.share)
-        labels = self.draw(np.clip(self.stated + shift[self.bins], 0, 1))
+        labels = self.draw(_move(self.stated, self.bins, gaps, self.share, self.middle))
         observed = shift * (self.shares - self.share) + (labels - self.middle)
         return float(np.abs(gaps).sum()), np.abs(observed).sum(1)
 
@@ -73,7 +74,8 @@ def calibration_error_interval(
 
     share, gap = mean_by_bin(np.ones(n)), mean_by_bin(correct - stated)
     observed = float(np.abs(gap).sum())
-    fitted = np.clip(stated + _divide(gap, share)[bins], 0, 1)
+    middle = mean_by_bin(stated)
+    fitted = _move(stated, bins, gap, share, middle)
     error = np.sqrt(mean_by_bin(stated * (1 - stated)) / n)
     if not (error.any() or (fitted * (1 - fitted)).any()):
         return UNDEFINED
@@ -84,7 +86,7 @@ def calibration_error_interval(
         shares = shares[: max(100, CELLS // n)]
         draw = _draw_labels(draw_uniform(residuals, spreads, clusters, len(shares), seed), bins, count)
     return _invert(
-        _Simulation(stated, bins, shares, draw, share, gap, mean_by_bin(stated), error + np.abs(gap)),
+        _Simulation(stated, bins, shares, draw, share, gap, middle, error + np.abs(gap)),
         observed,
         1 - confidence,
     )
@@ -169,6 +171,16 @@ def _draw_sums(
         return np.asarray((means + normal @ np.linalg.cholesky(covariance).T) / len(bins))
 
     return draw
+
+
+def _move(stated: Floats, bins: Ints, gaps: Floats, share: Floats, middle: Floats) -> Floats:
+    """Move probabilities (N,) so that their mean in each bin changes by the gap, and none leaves [0, 1].
+
+    They shrink towards 0 or 1 in proportion. Adding the gap and clipping would leave the mean too high, or too low.
+    """
+    down, up = _divide(middle + gaps, middle), _divide(share - middle - gaps, share - middle)
+    moved: Floats = np.where(gaps[bins] < 0, stated * down[bins], 1 - (1 - stated) * up[bins])
+    return np.clip(moved, 0, 1)
 
 
 def _divide(gaps: Floats, share: Floats) -> Floats:
