@@ -7,6 +7,7 @@ import re
 import secrets
 import shutil
 import socket
+import ssl
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -113,11 +114,14 @@ def run_proxy(example: str, folder: Path, service: str, others: Mapping[str, str
 
 
 def opens(port: int) -> bool:
+    """Whether it answers over TLS: a proxy may open its port before it has read its certificate."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     try:
-        socket.create_connection(("127.0.0.1", port)).close()
-    except ConnectionRefusedError:
+        with socket.create_connection(("127.0.0.1", port), 10) as plain, context.wrap_socket(plain):
+            return True
+    except OSError:
         return False
-    return True
 
 
 @pytest.fixture(scope="module", params=EXAMPLES)

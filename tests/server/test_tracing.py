@@ -102,7 +102,7 @@ def test_its_sdk_is_not_imported_without_an_endpoint(settings: Settings) -> None
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
-    with pytest.raises(UsageError, match="not an address"):
+    with pytest.raises(UsageError, match="not an HTTP address"):
         replace(settings, otel_endpoint="localhost:4318").check()
 
 

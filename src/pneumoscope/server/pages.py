@@ -44,8 +44,9 @@ def add_pages(app: FastAPI) -> None:
     }
 
     @app.get("/openapi.json", include_in_schema=False)
-    def document() -> dict[str, Any]:  # in a thread, because the first answer takes a while
-        return app.openapi()
+    def document(request: Request) -> dict[str, Any]:  # in a thread, because the first answer takes a while
+        root = request.scope.get("root_path", "").rstrip("/")
+        return app.openapi() | ({"servers": [{"url": root}]} if root else {})
 
     @app.get("/page/{name}", include_in_schema=False)
     async def part(request: Request, name: str) -> Response:

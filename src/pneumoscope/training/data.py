@@ -23,7 +23,7 @@ from pneumoscope.datasets.splits import require_classes, split_samples
 from pneumoscope.decisions import scope
 from pneumoscope.decisions.groups import read_groups
 from pneumoscope.decisions.threshold import fit_by_class
-from pneumoscope.errors import DataError, UsageError
+from pneumoscope.errors import DataError, MissingExtraError, UsageError
 from pneumoscope.images.augment import Augmentation, augment
 from pneumoscope.images.prefetch import prefetch
 from pneumoscope.images.prepare import InputSpec
@@ -184,10 +184,17 @@ def extract(
         wanted = Wanted(mirror=split == "train", measurement=measurement)
         sources = [samples[i] for i in processes.share(places)]
         own: list[Extract] = []
-        for extracted in extract_features(sources, engine, setup.input, wanted, cache):
-            own.append(extracted)
-            progress("Features", len(extracts) + min(len(own) * processes.size, len(places)), n)
+        try:
+            for extracted in extract_features(sources, engine, setup.input, wanted, cache):
+                own.append(extracted)
+                progress("Features", len(extracts) + min(len(own) * processes.size, len(places)), n)
+        except MissingExtraError as problem:  # no file of this process can be read without a package
+            if processes.size == 1:
+                raise
+            own = [Extract(source, error=str(problem), lacks_extra=True) for source in sources]
         gathered = processes.gather(own)
+        if gathered and all(each.lacks_extra for each in gathered):
+            raise MissingExtraError(str(gathered[0].error))
         if processes.leads and processes.size > 1:
             keep_features(gathered, engine, setup.input, wanted, cache)
         extracts |= zip(places, gathered, strict=True)

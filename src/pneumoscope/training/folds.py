@@ -241,7 +241,10 @@ def train_fold(
         with lock_folder(folder, patience), opening as opened:
             began = (folder / "config.yaml").exists()
             remove_partial(folder)
-            setup = read(resume_settings(folder, {}) if began else job.settings, shared.setup if shared else None)
+            settings = resume_settings(folder, {}) if began else job.settings
+            if job.settings.run.device != "auto":  # a fold may have begun on another kind of device
+                settings = replace(settings, run=replace(settings.run, device=job.settings.run.device))
+            setup = read(settings, shared.setup if shared else None)
             open_run(folder, setup, resume=began, overwrite=False)
             with log_to(folder / "log.txt"):
                 remarks, engine = load_remarks(folder), None
