@@ -113,6 +113,7 @@ def _run(
     folder: Path,
     log: Path,
 ) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what runs in the background
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)

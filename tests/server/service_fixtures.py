@@ -6,8 +6,8 @@ import os
 import shutil
 import signal
 import socket
-import stat
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,21 +85,26 @@ def open_page(browser: Any) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
-def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a real PostgreSQL, started for these tests."""
+def postgresql() -> Iterator[str]:
+    """The URL of a real PostgreSQL, started for these tests.
+
+    It is not below pytest's folder, which another run of pytest closes to other users, such as that of PostgreSQL.
+    """
     programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres")) or [
         Path(program) for program in [shutil.which("postgres")] if program
     ]
     if not programs:
         pytest.skip("no PostgreSQL on this machine")
-    folder = tmp_path_factory.mktemp("postgresql")
-    data, bin_ = folder / "data", programs[-1].parent
+    with tempfile.TemporaryDirectory() as folder:
+        yield from _run_postgresql(Path(folder), programs[-1].parent)
+
+
+def _run_postgresql(folder: Path, bin_: Path) -> Iterator[str]:
+    data = folder / "data"
     # PostgreSQL does not run as root.
     as_user: list[str] = []
     if os.geteuid() == 0:
         as_user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
-        for each in (folder, *folder.parents[:3]):  # up to pytest's own, or to /tmp, whose other rights must stay
-            each.chmod(stat.S_IMODE(each.stat().st_mode) | 0o055)
         shutil.chown(folder, "postgres", "postgres")
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]

@@ -157,7 +157,7 @@ def test_all_processes_end_with_the_error_of_one(images: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("wrong", "named"),
     [
-        (["--batch-size", "1"], "error: --batch-size: 2 processes share each batch"),
+        (["--batch-size", "1"], "error: --batch-size: a batch of 1 is too small for 2 processes"),
         (["--train-backbone", "--size", "64"], "error: --freeze-batchnorm: the batch norms of efficientnet_lite0"),
         (["--strict", "--no-audit"], "error: --strict: "),
     ],
