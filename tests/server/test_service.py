@@ -755,7 +755,7 @@ def test_the_log_may_be_json_with_the_id_of_each_request(run: Run, tmp_path: Pat
         own = client.get("/healthz", headers={"x-request-id": "from-the-proxy-7"}).headers["x-request-id"]
         made = client.get("/healthz", headers={"x-request-id": "no id"}).headers["x-request-id"]
         assert service.end() == 0
-    lines = [json.loads(line) for line in service.lines if line.startswith("{")]
+        lines = [json.loads(line) for line in service.lines if line.startswith("{")]
     assert own == "from-the-proxy-7"
     assert re.fullmatch("[0-9a-f]{16}", made)
     requests = {line["request"]: line["message"] for line in lines if "request" in line}
