@@ -18,6 +18,8 @@ from pneumoscope.images.read import read_pixels
 
 @contextmanager
 def nobody() -> Iterator[None]:
+    import scipy.stats  # noqa: F401 - nobody may not read where Python lies, if that is root's home
+
     if os.geteuid() != 0:
         yield
         return
