@@ -95,6 +95,7 @@ SETTINGS = (
     Setting("AUROC 0.95, overconfident", 0.95, 0.625, slope=2),
     Setting("AUROC 0.80, underconfident", 0.80, 0.625, slope=0.5),
     Setting("AUROC 0.95, logits + 1", 0.95, 0.625, shift=1),
+    Setting("AUROC 0.85, prevalence 0.01, logits + 3.5", 0.85, 0.01, shift=3.5),
     Setting("one positive in ten unseen", 0.97, 0.5, hidden=0.1),
     Setting("patients, AUROC 0.95", 0.95, 0.625, alike=0.6),
     Setting("patients, AUROC 0.80, overconfident", 0.80, 0.625, slope=2, alike=0.6),

@@ -27,7 +27,7 @@ from pneumoscope.reports import figures
 from pneumoscope.reports.figures import render
 from pneumoscope.training.train import Run, train
 
-figures_count = threading.Event()  # set while somebody looks at them
+looked_at = threading.Event()  # set while a test looks at figures
 pytest_plugins = ["service_fixtures"]  # of tests/server
 
 
@@ -86,7 +86,7 @@ def compiled_once() -> Iterator[None]:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Find out whether a test looks at figures, before its fixtures are made."""
     looks = "reports" in item.path.parts or item.get_closest_marker("figures")
-    figures_count.set() if looks else figures_count.clear()
+    looked_at.set() if looks else looked_at.clear()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -94,7 +94,7 @@ def figures_if_looked_at() -> Iterator[None]:
     """Draw figures for tests that look at them: they take half of the time of a small training."""
 
     def draw(name: str, draw: Any, formats: Sequence[str] = ("svg",), *size: Any) -> dict[str, bytes]:
-        if figures_count.is_set() or tuple(formats) != ("svg",):
+        if looked_at.is_set() or tuple(formats) != ("svg",):
             return render(name, draw, formats, *size)
         return {"svg": b'<svg class="plot" xmlns="http://www.w3.org/2000/svg"></svg>'}
 
@@ -122,7 +122,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def run(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run trained on `images`; tests read it and change nothing."""
-    figures_count.set()
+    looked_at.set()
     return train(images, tmp_path_factory.mktemp("runs") / "run", recipe="baseline", epochs=3, size=128)
 
 

@@ -52,8 +52,9 @@ class Started:
 
     def end(self, how: int = signal.SIGKILL) -> None:
         """Send a signal, unless it has ended already."""
-        with suppress(ProcessLookupError):
-            os.kill(self.pid, how)
+        if self.runs:  # its number may belong to another process by now
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, how)
 
 
 def start_command(words: Sequence[object], log: Path) -> Started:

@@ -23,7 +23,6 @@ from PIL import Image
 
 import pneumoscope
 from pneumoscope.datasets.columns import Naming
-from pneumoscope.datasets.phantom_sets import write_phantoms
 from pneumoscope.datasets.reading import read_samples
 from pneumoscope.datasets.samples import Sample
 from pneumoscope.errors import DataError, MissingExtraError, ModelError, UsageError
@@ -88,13 +87,10 @@ def test_every_engine_gives_the_same_answer_and_the_same_map(engine: str, run: R
 
 def test_real_images_get_the_same_answer_from_every_engine_and_export(real_data: Path, tmp_path: Path) -> None:
     images = [image for image in read_samples(real_data / "seed-400") if image.split == "test"][::5]
-    for image in images:
-        (folder := tmp_path / "some" / "test" / str(image.label)).mkdir(parents=True, exist_ok=True)
-        shutil.copy(image.path, folder)
     own = load(engine="torch").predict(images)
     others = {engine: load(engine=engine) for engine in ("onnx", "openvino")}
     for to, _ in KINDS:
-        export(tmp_path / to, find_pretrained(), to, tmp_path / "some")
+        export(tmp_path / to, find_pretrained(), to, real_data / "seed-400")
         others[f"exported, {to}"] = open_export(tmp_path, to)
     for name, predictor in others.items():
         for one, same in zip(own, predictor.predict(images), strict=True):
@@ -518,11 +514,10 @@ def test_an_export_is_read_from_regular_files(to: Format, exports: Path, tmp_pat
             load(folder, engine="program" if to == "torch" else "auto")
 
 
-def test_networks_with_attention_are_left_to_pytorch(tmp_path: Path) -> None:
+def test_networks_with_attention_are_left_to_pytorch(images: Path, tmp_path: Path) -> None:
     import timm
     import torch
 
-    images = write_phantoms(tmp_path / "images", count=8, size=64)
     torch.manual_seed(0)
     network = timm.create_model("vit_tiny_patch16_224", num_classes=0)
     torch.save(network.state_dict(), tmp_path / "vit.pth")

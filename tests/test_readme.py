@@ -31,6 +31,7 @@ PAGES = ["README.md", "docs/quickstart.md", "docs/reference.md", *GUIDE]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.figures
 @pytest.mark.parametrize("name", PAGES)
 def test_the_examples_of_a_page_work(
     name: str,

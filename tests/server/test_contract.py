@@ -21,7 +21,7 @@ def test_schemathesis_finds_no_fault(service: Process, tmp_path: Path) -> None:
     command = [
         sys.executable, "-m", "schemathesis.cli", "run", f"{service.url}/openapi.json", "--url", service.url,
         "--checks", "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance",
-        "--max-examples", "8", "--seed", "1", "--phases", "examples,coverage,fuzzing", "--no-color",
+        "--max-examples", "25", "--seed", "1", "--phases", "examples,coverage,fuzzing", "--no-color",
         "--request-timeout", "60", "--report", "ndjson", "--report-ndjson-path", str(report),
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=280, cwd=tmp_path)

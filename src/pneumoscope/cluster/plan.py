@@ -89,19 +89,14 @@ def extend_plan(out: Storage, images: Iterable[ListedImage], part_size: int, abo
     new = _select_new(images, known)
     number, count = len(plans), 0
     while batch := list(islice(new, _PARTS * part_size)):
-        _write_about(out, about)  # first, because a killed command may have written some plans
+        if not count and not out.exists(ABOUT):  # before the first plan, in case the command is killed after it
+            out.write(ABOUT, (json.dumps(about, indent=2) + "\n").encode())
         sink = io.BytesIO()
         rows = pyarrow.Table.from_pylist([asdict(each) for each in batch], _make_schema())
         parquet.write_table(rows, sink, row_group_size=part_size)
         out.write(_name_plan(number), sink.getvalue())
         number, count = number + 1, count + len(batch)
-    _write_about(out, about)
     return count
-
-
-def _write_about(out: Storage, about: Mapping[str, Any]) -> None:
-    if not out.exists(ABOUT):
-        out.write(ABOUT, (json.dumps(about, indent=2) + "\n").encode())
 
 
 def _select_new(images: Iterable[ListedImage], known: IdSet) -> Iterator[ListedImage]:

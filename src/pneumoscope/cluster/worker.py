@@ -155,7 +155,7 @@ class ListPredictor:
         others = {*self._witnesses, *(each.path for each in images)} - lost
         if not others:
             return len(images) == 1  # nothing can be said of a single image
-        for path in {_name_storage(path) or os.path.dirname(path): path for path in lost}.values():  # noqa: PTH120
+        for path in {_name_storage(path) or str(Path(path).parent): path for path in lost}.values():
             near = [each for each in others if _name_storage(each) == _name_storage(path)]
             near.sort(key=lambda other: -len(os.path.commonprefix([path, other])))  # noqa: RUF071 - names are alike, too
             if near and not any(map(self._reaches, near[:_NEAR])):
@@ -168,9 +168,10 @@ class ListPredictor:
     def _read(self, image: ListedImage, unreached: set[str]) -> Extract:
         sample, spec = image.to_sample(), self.predictor.model.input
         if not is_url(image.path):
-            if not _can_be_read(image.path):
+            extract = read_source(sample, spec)
+            if extract.error and not _can_be_read(image.path):
                 unreached.add(image.id)
-            return read_source(sample, spec)
+            return extract
         try:
             content = self._fetch(image, unreached)
         except DataError as problem:
@@ -197,7 +198,7 @@ class ListPredictor:
 
 def _can_be_read(path: str) -> bool:
     try:
-        with open(path, "rb") as file:  # noqa: PTH123
+        with Path(path).open("rb") as file:
             file.read(1)
     except (OSError, ValueError):
         return False

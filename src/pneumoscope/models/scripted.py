@@ -59,6 +59,6 @@ def write_script(backbone: Backbone, head: nn.Linear, size: int, rules: Mapping[
     network = _Probabilities(backbone, head, rules).eval()
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # a MONAI bundle holds TorchScript, although PyTorch prefers torch.export
-        # PyTorch's own check would trace again; who exports compares the file with the model on images.
+        # No check by PyTorch, which would trace again: the export compares the file with the model on images.
         script = torch.jit.trace(network, torch.zeros(2, 3, size, size), check_trace=False)  # type: ignore[no-untyped-call]
         torch.jit.save(script, path)

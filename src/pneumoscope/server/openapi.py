@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from functools import cache
 from typing import Any
 
 from fastapi import FastAPI
@@ -53,15 +54,14 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 def complete_document(app: FastAPI) -> None:
     """Make the application's document name the token, the request's id, and the parameters' examples.
 
-    It is built for the first request, because building it is the slowest part of starting a service.
+    The document is built when it is first asked for: at the start of a service, this was the slowest step.
     """
-    plain, lock, made = app.openapi, threading.Lock(), list[dict[str, Any]]()
+    plain, lock = app.openapi, threading.Lock()
+    build = cache(lambda: _complete(plain()))
 
     def openapi() -> dict[str, Any]:
-        with lock:
-            if not made:
-                made.append(_complete(plain()))
-            return made[0]
+        with lock:  # `_complete` changes the document that FastAPI keeps, so it runs once
+            return build()
 
     app.openapi = openapi  # type: ignore[method-assign]
 

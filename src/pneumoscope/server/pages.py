@@ -37,7 +37,7 @@ def add_pages(app: FastAPI) -> None:
         if path != "/":  # the addresses on a page are relative, and would be wrong with a slash at its end
             app.add_api_route(f"{path}/", _make_redirect(path), include_in_schema=False)
     folder = files("pneumoscope.server") / "page"
-    parts = {
+    parts = {  # read now: an upgrade of the program must not change a service that runs
         part.name: _make_route(partial(bytes, part.read_bytes()), part.name)
         for part in folder.iterdir()
         if "." in part.name
