@@ -125,12 +125,14 @@ def measure(folder: Path, out: Path, quick: bool) -> None:
     """Run the audit in a new process, and print one table of its stages and one of the copies."""
     out.mkdir()
     script = f"""
-import json, time
+import json, sys, time
 from pathlib import Path
 start, stages = time.perf_counter(), {{}}
 def now():
     return time.perf_counter() - start, time.process_time()
 def progress(task, done, total):
+    if task not in stages:
+        print(f"{{time.perf_counter() - start:.0f}} s: {{task}}", file=sys.stderr)
     stages.setdefault(task, [now(), 0])[1] = now()
 from pneumoscope.reports.audit_page import audit
 audit({str(folder)!r}, {str(out / "result")!r}, quick={quick}, cache=False, progress=progress)

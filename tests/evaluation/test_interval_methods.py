@@ -141,3 +141,18 @@ def test_the_lower_end_of_a_calibration_error_is_a_test_of_calibration() -> None
             assert (low > 0) == (share < 0.05)
             rejected.append(low > 0)
     assert 3 < sum(rejected) < len(rejected) - 3
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_calibration_error_of_images_that_are_all_negative_may_be_larger_than_the_one_seen(turned: bool) -> None:
+    """It is then the mean of what was stated, so its upper end is that of this mean."""
+    rng = np.random.default_rng(0)
+    for n in (40, 400):
+        p = rng.beta(1, 3, n)
+        right, stated = np.full(n, turned), 1 - p if turned else p
+        bins = np.minimum((stated * 10).astype(int), 9)
+        shares = rng.multinomial(n, np.bincount(bins, minlength=10) / n, 4000) / n
+        low, high = calibration_error_interval(right, stated, bins, np.arange(n), shares, 0.95, seed=1)
+        end = p.mean() + norm.ppf(0.975) * p.std() / np.sqrt(n)
+        assert low < p.mean() < high
+        assert high - p.mean() == pytest.approx(end - p.mean(), rel=0.15)

@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 from services import draw, wait_until
-from test_proxies import DEPLOY, find, opens, take_port
+from test_proxies import DEPLOY, find, take_port
 
 from pneumoscope.models.model_folder import load_model, save_changed
 from pneumoscope.server.storage.store import Store
@@ -94,6 +95,14 @@ class Site:
                     os.kill(int(process.name), signal.SIGTERM)
 
 
+def listens(port: int) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), 10):
+            return True
+    except OSError:
+        return False
+
+
 @pytest.fixture
 def new_model(run: Run, tmp_path: Path) -> Path:
     model = load_model(run.model)
@@ -103,10 +112,12 @@ def new_model(run: Run, tmp_path: Path) -> Path:
 
 
 def test_a_model_is_updated_and_taken_back_while_images_are_uploaded(run: Run, new_model: Path, tmp_path: Path) -> None:
-    for program in ("curl", "pgrep"):
+    for program in ("curl", "pgrep", "ps"):
         find(program)
     commands = read_commands()
-    assert [command.split()[0] for command in commands] == ["pneumoscope", "until", "echo", "nginx", "while", "kill"]
+    assert [command.split()[0] for command in commands] == [
+        "pneumoscope", "until", "echo", "pgrep", "nginx", "while", "kill"
+    ]  # fmt: skip
     site = Site(tmp_path, {"NOW": run.model, "NEW": new_model})
     answers: list[httpx.Response] = []
     end, seeds = threading.Event(), itertools.count()
@@ -129,7 +140,7 @@ def test_a_model_is_updated_and_taken_back_while_images_are_uploaded(run: Run, n
             site.run(command, "--model NOW")
         site.ports.reverse()
         subprocess.run(site.nginx, check=True)
-        wait_until(lambda: opens(site.port))
+        wait_until(lambda: listens(site.port))
         uploading.start()
         names: dict[str, str] = {}
         for options, expected in STEPS:
@@ -141,6 +152,7 @@ def test_a_model_is_updated_and_taken_back_while_images_are_uploaded(run: Run, n
             wait_until(partial(answer_as, start, wanted), 60)
             assert list_models(start) == wanted, options
             site.ports.reverse()
+            wait_until(lambda: not listens(site.ports[1]))  # the stopped instance has left it
         end.set()
         uploading.join()
         assert {answer.status_code for answer in answers} == {201}, (tmp_path / "log").read_text()[-2000:]
@@ -149,4 +161,6 @@ def test_a_model_is_updated_and_taken_back_while_images_are_uploaded(run: Run, n
         assert stored == {each.json()["predictions"][0]["id"] for each in answers}
     finally:
         end.set()
+        if uploading.is_alive():
+            uploading.join()
         site.stop()

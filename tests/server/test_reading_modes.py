@@ -13,7 +13,7 @@ import httpx
 import pytest
 from dicom_files import dicom
 from dicom_files import image as levels
-from services import Process, draw, run_thread
+from services import Process, draw, run_thread, wait_until
 
 from pneumoscope.server.access.tokens import TokenFile
 from pneumoscope.server.readings.teaching import TeachingCases
@@ -44,6 +44,12 @@ def upload(page: Any, seeds: range) -> None:
 def readings_of(url: str, **headers: str) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = httpx.get(f"{url}/v1/readings", headers=headers).json()["readings"]
     return found
+
+
+def await_readings(url: str, count: int) -> list[dict[str, Any]]:
+    """All readings, once there are so many: the page saves the last one while the next image is shown."""
+    wait_until(lambda: len(readings_of(url)) >= count)
+    return readings_of(url)
 
 
 def current(page: Any) -> str:
@@ -102,7 +108,7 @@ def test_images_are_read_blind_by_keyboard_alone(settings: Settings, open_page: 
         expect(page.locator("#open-count")).to_contain_text("1 not read")
         expect(page.locator("#decision")).to_be_hidden()
         expect(page.locator("#reading input:checked")).to_have_count(0)
-        assert [(each["label"], each["with_ai"]) for each in reversed(readings_of(url))] == [
+        assert [(each["label"], each["with_ai"]) for each in reversed(await_readings(url, 4))] == [
             ("PNEUMONIA", False), ("NORMAL", True), (None, False), (None, True),
         ]  # fmt: skip
 
@@ -124,7 +130,7 @@ def test_images_are_read_blind_by_mouse_alone_and_the_evidence_comes_with_the_an
             expect(page.locator("#decision")).to_be_visible()
             page.locator("#reading-next").click()
         expect(page.locator("#open-count")).to_have_text("None left to read")
-        assert len(readings_of(url)) == 12
+        assert len(await_readings(url, 12)) == 12
         page.locator(
             "#worklist tbody tr", has=page.locator(".chip.positive, .chip.negative, .chip.uncertain")
         ).first.click()
@@ -304,8 +310,9 @@ def test_ones_own_cases_are_answered_by_mouse_alone_and_stored_only_if_wanted(
             if number < 5:
                 page.locator("#compared-next").click()
         expect(page.locator("#teaching-end")).to_contain_text("3 of 6 right")
-        assert len(readings_of(url)) == 4
-        assert {each["label"] for each in readings_of(url)} == {"NORMAL"}
+        readings = await_readings(url, 4)
+        assert len(readings) == 4
+        assert {each["label"] for each in readings} == {"NORMAL"}
     with Store(str(settings.database)) as store:
         assert len(store.list_predictions(10)) == 4
     shutil.rmtree(tmp_path / "cases")
@@ -359,7 +366,7 @@ def test_a_click_where_a_button_was_changes_no_committed_reading(settings: Setti
         page.mouse.click(place["x"] + place["width"] / 2, place["y"] + place["height"] / 2)  # where "Next" was
         expect(page.locator("#decision")).to_be_hidden()
         assert current(page) != first
-        assert [each["label"] for each in readings_of(url)] == ["NORMAL", "NORMAL"]  # kept
+        assert [each["label"] for each in await_readings(url, 2)] == ["NORMAL", "NORMAL"]  # kept
 
 
 @pytest.mark.parametrize("theme", ["dark", "light"])

@@ -11,6 +11,7 @@ import numpy as np
 from pneumoscope.evaluation.intervals.many_images import MANY
 from pneumoscope.evaluation.intervals.proportions import UNDEFINED, Bools, Bounds, Floats, Ints
 
+FARTHEST = -10.0  # the largest move away from 0: all frequencies are then 0 or 1
 BISECTIONS = 12  # to 1/4096 of the range searched
 ROUNDING = 1e-9  # by which equal errors may seem to differ
 CELLS = 1 << 24  # simulated labels held at once
@@ -113,7 +114,13 @@ def _invert(simulation: _Simulation, observed: float, miss: float) -> Bounds:
         return simulation.run((inner + outer) / 2)[0]
 
     low = 0.0 if (calibrated >= observed - ROUNDING).mean() >= miss else search(0.0, 1.0, upper=False)
-    high = search(0.0, -10.0, upper=True)
+    high = search(0.0, FARTHEST, upper=True)
+    true, errors = simulation.run(FARTHEST)
+    # Frequencies of 0 or 1 in each bin are the largest error for these images. With others, it may be larger: how much
+    # images vary is in the simulated errors, so these move as a whole until they no longer explain the observed one.
+    rate = miss - upper_miss(true)
+    if (errors <= observed + ROUNDING).mean() >= rate:
+        high = true + max(0.0, observed - float(np.quantile(errors, rate)))
     return min(low, observed), min(1.0, max(high, observed))
 
 
