@@ -125,3 +125,17 @@ def test_without_features_or_a_second_class_there_is_no_finding() -> None:
     truth = np.arange(N) % 2
     assert find_label_errors(make_images(None, truth)) == []
     assert find_label_errors(make_images(make_features(truth), np.zeros(N, np.int64))) == []
+
+
+@pytest.mark.parametrize("towards", [1, -1])
+def test_an_image_far_from_all_others_does_not_hide_swapped_labels(towards: int) -> None:
+    """Its probability is 1, or 0, to the last digit."""
+    truth = np.arange(2000) % 2
+    classes, moved = swap(truth, 0.1)
+    features = make_features(truth)
+    odd = next(i for i in range(2000) if i not in moved and truth[i])
+    features[odd, 1] += towards * 300
+    with np.errstate(all="raise", under="ignore"):
+        (finding,) = find_label_errors(make_images(features, classes))
+    assert finding.values["swapped"] == pytest.approx(0.1, abs=0.03)
+    assert finding.severity == "warning"
