@@ -25,7 +25,7 @@ from PIL import Image
 from torchvision import transforms
 
 from pneumoscope.datasets.phantoms import draw_phantom
-from pneumoscope.images.prepare import prepare
+from pneumoscope.images.prepare import prepare_grey
 from pneumoscope.images.read import read_radiograph
 from pneumoscope.inference.engines import Activations, Array, TorchEngine
 from pneumoscope.inference.features import extract_features
@@ -56,7 +56,7 @@ def main() -> None:
     spec = backbone.input
 
     def ours(content: bytes) -> Array:
-        return prepare(read_radiograph(content, min_side=spec.min_side).pixels, spec)
+        return prepare_grey(read_radiograph(content, min_side=spec.min_side).grey, spec)
 
     transform = transforms.Compose(
         [

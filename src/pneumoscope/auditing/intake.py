@@ -100,7 +100,7 @@ def measure_image(content: bytes, image: Radiograph) -> Array:
     values["quality"] = np.nan if image.quality is None else image.quality
     values["colour"] = image.colour
     values["hash"] = hash_pixels(image.pixels)
-    grey = sample_grey(image.pixels)
+    grey = sample_grey(image.grey)
     counts = np.bincount(grey.ravel(), minlength=256) / grey.size
     levels = np.arange(256) / 255
     values["mean"] = mean = counts @ levels

@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumoscope.images.prepare import Pixels
+from pneumoscope.images.resize import Grey
 
 THUMBNAIL = 64  # side of what is looked at
 _SIDE = 16
@@ -28,13 +28,9 @@ FAINT = 0.1  # between the first and the 99th percentile; real images have 0.19 
 BURNT = 0.1  # share of white inside; none of 5,216 real images has more
 
 
-def find_faults(pixels: Pixels) -> tuple[str, ...]:
-    """Warn of an image that is probably inverted, burnt out or faint; the limits are those of the audit.
-
-    Args:
-        pixels: float32 (H, W) in [0, 1].
-    """
-    grey = sample_grey(pixels)
+def find_faults(image: Grey) -> tuple[str, ...]:
+    """Warn of an image (H, W) that is probably inverted, burnt out or faint; the limits are those of the audit."""
+    grey = sample_grey(image)
     shares = np.bincount(grey.reshape(-1), minlength=256).cumsum() / grey.size
     low, high = np.searchsorted(shares, [0.01, 0.99]) / 255
     if high - low < FAINT:
@@ -49,10 +45,11 @@ def find_faults(pixels: Pixels) -> tuple[str, ...]:
     return tuple(faults)
 
 
-def sample_grey(pixels: Pixels) -> NDArray[np.uint8]:
-    """The pixels as bytes; of a large image only some, 256 to 511 a side."""
-    down, right = (max(1, side // 256) for side in pixels.shape)
-    return np.rint(pixels[::down, ::right] * 255).astype(np.uint8)
+def sample_grey(image: Grey) -> NDArray[np.uint8]:
+    """The pixels (H, W) as bytes; of a large image only some, 256 to 511 a side."""
+    down, right = (max(1, side // 256) for side in image.shape)
+    some = image[::down, ::right]
+    return np.ascontiguousarray(some) if some.dtype == np.uint8 else np.rint(some * 255).astype(np.uint8)
 
 
 def shrink(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:

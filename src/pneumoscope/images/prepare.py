@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from pneumoscope.config import checked
 from pneumoscope.errors import DataError, UsageError
+from pneumoscope.images.resize import Box, Grey, resize
 
 Pixels: TypeAlias = NDArray[np.float32]
-Box: TypeAlias = tuple[float, float, float, float]
 _Level: TypeAlias = Annotated[float, Interval(ge=-1e6, le=1e6)]
 _Scale: TypeAlias = Annotated[float, Interval(ge=1e-6, le=1e6)]
 Triple: TypeAlias = tuple[_Level, _Level, _Level]
@@ -80,7 +80,12 @@ def prepare(pixels: Pixels, spec: InputSpec, augment: Callable[[Pixels], Pixels]
             f"found {pixels.dtype} {pixels.shape}"
             f"{f' in [{pixels.min()}, {pixels.max()}]' if pixels.size and pixels.dtype.kind in 'biuf' else ''}."
         )
-    image = fit(pixels, spec)
+    return prepare_grey(pixels, spec, augment)
+
+
+def prepare_grey(grey: Grey, spec: InputSpec, augment: Callable[[Pixels], Pixels] | None = None) -> Pixels:
+    """Do what `prepare` does, with an image that `read_radiograph` has read, so its range is known."""
+    image = fit(grey, spec)
     if augment is not None:
         image = augment(image)
     mean = np.asarray(spec.mean, np.float32)[:, None, None]
@@ -88,19 +93,20 @@ def prepare(pixels: Pixels, spec: InputSpec, augment: Callable[[Pixels], Pixels]
     return (image[None] - mean) / std
 
 
-def fit(pixels: Pixels, spec: InputSpec) -> Pixels:
-    """Resize and crop, pad or squash a radiograph to (S, S), still in [0, 1].
+def fit(grey: Grey, spec: InputSpec) -> Pixels:
+    """Resize and crop, pad or squash a radiograph (H, W) to (S, S), in [0, 1].
 
     `crop` follows torchvision's `Resize(S)` and `CenterCrop(S)`, rounding included.
     """
     size = spec.size
     if spec.fit == "crop":  # resizes only what is kept: all of a long strip would fill the memory
-        height, width = pixels.shape
-        return _resize(pixels, (size, size), spec, find_box((height, width), spec))
+        height, width = grey.shape
+        box = None if (height, width) == (size, size) else find_box((height, width), spec)
+        return resize(grey, (size, size), spec.interpolation, box)
     if spec.fit == "squash":
-        return _resize(pixels, (size, size), spec)
-    sides = _padded_sides(pixels.shape, size)
-    image = _resize(pixels, sides, spec)
+        return resize(grey, (size, size), spec.interpolation)
+    sides = _padded_sides(grey.shape, size)
+    image = resize(grey, sides, spec.interpolation)
     square = np.zeros((size, size), np.float32)
     top, left = ((size - side) // 2 for side in sides)
     square[top : top + sides[0], left : left + sides[1]] = image
@@ -136,16 +142,3 @@ def _padded_sides(shape: tuple[int, ...], size: int) -> tuple[int, int]:
     """Height and width of a whole image in a square of that size."""
     height, width = (max(1, round(size * side / max(shape))) for side in shape)
     return height, width
-
-
-def _resize(pixels: Pixels, sides: tuple[int, int], spec: InputSpec, box: Box | None = None) -> Pixels:
-    """Resize the image, or a box (left, top, right, bottom) of it, to (height, width)."""
-    height, width = sides
-    if pixels.shape == (height, width):
-        return pixels
-    from PIL import Image
-
-    filters = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-    resized = Image.fromarray(pixels).resize((width, height), filters[spec.interpolation], box)
-    # A bicubic filter overshoots at edges; pixels stay in their promised range.
-    return np.clip(np.asarray(resized, np.float32), 0.0, 1.0)

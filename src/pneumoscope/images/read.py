@@ -34,6 +34,7 @@ from pneumoscope.images.jpeg_streams import PROGRESSIVE, SEQUENTIAL, check_scans
 from pneumoscope.images.limits import CostError, LimitedFile
 from pneumoscope.images.other_formats import describe_content
 from pneumoscope.images.prepare import Pixels
+from pneumoscope.images.resize import Grey, to_float
 from pneumoscope.images.tiff_tags import check_tiff
 from pneumoscope.text import escape, is_utf8, to_line
 
@@ -82,7 +83,7 @@ class ImageBytes:
 class Radiograph:
     """A decoded file."""
 
-    pixels: Pixels  # float32 (H, W) in [0, 1]; smaller than `size` if decoded at a reduced scale
+    grey: Grey  # (H, W), bytes where the file has at most 8 bits; smaller than `size` if decoded at a reduced scale
     format: str  # one of `FORMATS`, or `DICOM`
     mode: str  # kind of pixels stored: Pillow's mode, or DICOM's PhotometricInterpretation
     size: tuple[int, int]  # height and width as stored, upright
@@ -93,6 +94,11 @@ class Radiograph:
     tags: Tags | None = None  # what a DICOM header says about the image
     display: Display | None = None  # how to show a DICOM image at any window
     warnings: tuple[str, ...] = ()  # what is unusual about the file or the image, and what was made of it
+
+    @property
+    def pixels(self) -> Pixels:
+        """The image as float32 (H, W) in [0, 1]; a new copy where it is kept as bytes."""
+        return to_float(self.grey)
 
 
 def is_image(head: bytes) -> bool:
@@ -183,8 +189,9 @@ def read_radiograph(
     else:
         image = _read_raster(content, name, min_side, colour)
     if reading.invert:
-        np.subtract(1, image.pixels, out=image.pixels)
-    return replace(image, warnings=image.warnings + find_faults(image.pixels))
+        pixels = image.pixels
+        image = replace(image, grey=np.subtract(1, pixels, out=pixels))
+    return replace(image, warnings=image.warnings + find_faults(image.grey))
 
 
 def _read_raster(content: bytes, name: str, min_side: int | None, colour: bool) -> Radiograph:
@@ -219,7 +226,7 @@ def _read_raster(content: bytes, name: str, min_side: int | None, colour: bool) 
             picture.load()
             orientation = _find_orientation(picture)
             return Radiograph(
-                pixels=_to_pixels(picture, orientation, name),
+                grey=_to_grey(picture, orientation, name),
                 format=form,
                 mode=mode,
                 size=(width, height) if orientation > 4 else (height, width),
@@ -352,23 +359,25 @@ def _find_orientation(picture: Image.Image) -> int:
     return int(orientation) if orientation in range(1, 9) else 1
 
 
-def _to_pixels(picture: Image.Image, orientation: int, name: str) -> Pixels:
+def _to_grey(picture: Image.Image, orientation: int, name: str) -> Grey:
     """Convert strip by strip, each directly to its place in the upright image."""
     if picture.mode in ("I", "F"):
         raise ImageError(f"{name}: signed, 32-bit and float pixels have no defined range. Save it with 8 or 16 bits.")
     width, height = picture.size
-    pixels = np.empty((width, height) if orientation > 4 else (height, width), np.float32)
-    stored = pixels[:, ::-1] if orientation in (2, 3, 6, 7) else pixels
+    deep = picture.mode.startswith("I;16")
+    grey: Any = np.empty((width, height) if orientation > 4 else (height, width), np.float32 if deep else np.uint8)
+    stored = grey[:, ::-1] if orientation in (2, 3, 6, 7) else grey
     stored = stored[::-1] if orientation in (3, 4, 7, 8) else stored
     stored = stored.T if orientation > 4 else stored
     rows = max(1, _STRIP // width)
     for top in range(0, height, rows):
         strip = picture.crop((0, top, width, min(top + rows, height)))
-        if picture.mode.startswith("I;16"):
+        if deep:
             _convert_grey(strip, picture, stored[top : top + rows])
         else:
-            np.divide(np.asarray(lay_on_black(strip).convert("L")), np.float32(255), out=stored[top : top + rows])
-    return pixels
+            stored[top : top + rows] = np.asarray(lay_on_black(strip).convert("L"))
+    upright: Grey = grey
+    return upright
 
 
 def _convert_grey(strip: Image.Image, picture: Image.Image, out: Pixels) -> None:

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.errors import MissingExtraError, UsageError
-from pneumoscope.images.prepare import Box, InputSpec, find_box
+from pneumoscope.images.prepare import InputSpec, find_box
+from pneumoscope.images.resize import Box
 
 if TYPE_CHECKING:
     from pneumoscope.inference.engines import Engine

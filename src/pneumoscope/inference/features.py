@@ -19,7 +19,7 @@ from pneumoscope.errors import ImageError, MissingExtraError
 from pneumoscope.images.dicom import Tags, is_dicom, read_tags
 from pneumoscope.images.dicom_display import Display
 from pneumoscope.images.prefetch import prefetch
-from pneumoscope.images.prepare import InputSpec, Pixels, prepare
+from pneumoscope.images.prepare import InputSpec, Pixels, prepare_grey
 from pneumoscope.images.read import ImageBytes, Radiograph, Reading, read_bytes, read_radiograph
 from pneumoscope.inference.cache import FeatureCache
 from pneumoscope.inference.engines import Engine
@@ -181,7 +181,7 @@ def read_inputs(
         ImageError: it cannot be read.
     """
     image = read_radiograph(sample.path, reading=sample.reading, min_side=spec.min_side)
-    return np.stack([prepare(image.pixels, spec, change) for change in changes])
+    return np.stack([prepare_grey(image.grey, spec, change) for change in changes])
 
 
 def keep_features(
@@ -296,7 +296,7 @@ class _Extraction:
         image = read_radiograph(content, name, reading, self._spec.min_side, colour=measurement is not None)
         extract.tags, extract.size, extract.format = image.tags, image.size, image.format
         extract.warnings = image.warnings
-        extract.read_size = image.pixels.shape
+        extract.read_size = image.grey.shape
         if self._cache is not None and self._engine is None:  # else `run` keeps them
             self._cache.put(self._warnings_key, [(extract.cache_key, _to_letters(extract.warnings))])
         if measurement is not None and extract.measured is None:
@@ -304,7 +304,7 @@ class _Extraction:
             if self._cache is not None:
                 self._cache.put(self._measurement_key, [(extract.cache_key, extract.measured[None])])
         if (self._engine is not None or self._wanted.inputs) and extract.features is None:
-            extract.inputs = prepare(image.pixels, self._spec)
+            extract.inputs = prepare_grey(image.grey, self._spec)
         if self._wanted.pixels:
             extract.pixels, extract.display = image.pixels, image.display
 
