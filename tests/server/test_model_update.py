@@ -116,7 +116,7 @@ def test_a_model_is_updated_and_taken_back_while_images_are_uploaded(run: Run, n
         find(program)
     commands = read_commands()
     assert [command.split()[0] for command in commands] == [
-        "pneumoscope", "until", "echo", "pgrep", "nginx", "while", "kill"
+        "pneumoscope", "until", "echo", "pgrep", "nginx", "while", "kill", "while"
     ]  # fmt: skip
     site = Site(tmp_path, {"NOW": run.model, "NEW": new_model})
     answers: list[httpx.Response] = []
@@ -152,7 +152,6 @@ def test_a_model_is_updated_and_taken_back_while_images_are_uploaded(run: Run, n
             wait_until(partial(answer_as, start, wanted), 60)
             assert list_models(start) == wanted, options
             site.ports.reverse()
-            wait_until(lambda: not listens(site.ports[1]))  # the stopped instance has left it
         end.set()
         uploading.join()
         assert {answer.status_code for answer in answers} == {201}, (tmp_path / "log").read_text()[-2000:]

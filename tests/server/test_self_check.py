@@ -64,6 +64,6 @@ def test_a_check_that_fails_is_said_and_does_not_end_the_service(
     def fail(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("pneumoscope.inference.features.prepare", fail)
+    monkeypatch.setattr("pneumoscope.inference.features.prepare_grey", fail)
     with Store(settings.database) as store:
         assert "ZeroDivisionError" in check_model(store, open_model(settings.model, settings), renew=False)

@@ -96,7 +96,11 @@ def test_many_images_of_one_request_are_answered_in_their_order_and_a_bad_one_sa
 
 @pytest.mark.parametrize(
     "place",
-    ["inference.features.read_radiograph", "inference.features.prepare", "server.inference.decoding.render_picture"],
+    [
+        "inference.features.read_radiograph",
+        "inference.features.prepare_grey",
+        "server.inference.decoding.render_picture",
+    ],
 )
 @pytest.mark.parametrize("error", [MemoryError, ZeroDivisionError])
 def test_an_internal_error_at_one_image_fails_only_its_own_answer(
@@ -161,7 +165,7 @@ def test_internal_errors_at_all_files_do_not_blame_the_files(
 
     files = [("files", (f"{seed}.png", draw(seed))) for seed in range(2)]
     with run_thread(settings) as url:
-        monkeypatch.setattr("pneumoscope.inference.features.prepare", fail)
+        monkeypatch.setattr("pneumoscope.inference.features.prepare_grey", fail)
         answer = httpx.post(f"{url}/v1/predictions", files=files, timeout=60)
         described = httpx.get(f"{url}/openapi.json").json()["paths"]["/v1/predictions"]["post"]["responses"]
     assert answer.status_code == 500

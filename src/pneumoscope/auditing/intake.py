@@ -99,7 +99,7 @@ def measure_image(content: bytes, image: Radiograph) -> Array:
     values["bytes"] = len(content)
     values["quality"] = np.nan if image.quality is None else image.quality
     values["colour"] = image.colour
-    values["hash"] = hash_pixels(image.pixels)
+    values["hash"] = hash_pixels(image.grey)
     grey = sample_grey(image.grey)
     counts = np.bincount(grey.ravel(), minlength=256) / grey.size
     levels = np.arange(256) / 255

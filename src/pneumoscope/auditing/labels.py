@@ -173,7 +173,7 @@ def _fit_swaps(probabilities: Floats, true: NDArray[np.bool_]) -> tuple[float, f
     """Estimate the share of swapped labels, which keep a logistic curve away from 0 and 1; test it against none."""
     from scipy.optimize import minimize
 
-    probabilities = np.clip(probabilities, 1e-9, 1 - 1e-9)  # that of an outlier may be 1
+    probabilities = np.clip(probabilities, 1e-9, 1 - 1e-9)  # that of an outlier can be 0 or 1
     score = np.log(probabilities / (1 - probabilities))
     score /= max(float(score.std()), 1e-9)
     signs = np.where(true, 1.0, -1.0)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.images.prepare import Pixels
+from pneumoscope.images.resize import Grey, to_float
 
 Vectors: TypeAlias = NDArray[np.float32]
 
@@ -18,21 +19,18 @@ _BLOCK = 1024  # images whose content is described at once: bounds the memory
 _PADDING_RANGE = 0.03  # of grey levels in padding after JPEG compression
 
 
-def hash_pixels(pixels: Pixels) -> Pixels:
-    """Reduce a radiograph to the small picture that near-duplicates are found by; takes about a millisecond.
+def hash_pixels(grey: Grey) -> Pixels:
+    """Reduce a radiograph (H, W) to the small picture that near-duplicates are found by; takes about a millisecond.
 
     It is not a bit string: chest images look alike, and the signs of a few frequencies cannot distinguish them.
-
-    Args:
-        pixels: float32 (H, W) in [0, 1].
 
     Returns:
         float32 (SIDE, SIDE) in [0, 1]: local means on a grid over the image without its padding.
     """
     from PIL import Image
 
-    down, right = (max(1, side // _SAMPLES) for side in pixels.shape)  # means of 64 pixels suffice
-    image = _unpad(_unpad(pixels[::down, ::right]).T).T
+    down, right = (max(1, side // _SAMPLES) for side in grey.shape)  # means of 64 pixels suffice
+    image = _unpad(_unpad(to_float(grey[::down, ::right])).T).T
     picture = Image.fromarray(np.ascontiguousarray(image))
     return np.asarray(picture.resize((SIDE, SIDE), Image.Resampling.BOX), np.float32)
 

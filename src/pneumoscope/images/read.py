@@ -83,7 +83,7 @@ class ImageBytes:
 class Radiograph:
     """A decoded file."""
 
-    grey: Grey  # (H, W), bytes where the file has at most 8 bits; smaller than `size` if decoded at a reduced scale
+    grey: Grey  # (H, W): bytes, but float32 for DICOM, grey of more than 8 bits, and inverted images
     format: str  # one of `FORMATS`, or `DICOM`
     mode: str  # kind of pixels stored: Pillow's mode, or DICOM's PhotometricInterpretation
     size: tuple[int, int]  # height and width as stored, upright
@@ -97,7 +97,7 @@ class Radiograph:
 
     @property
     def pixels(self) -> Pixels:
-        """The image as float32 (H, W) in [0, 1]; a new copy where it is kept as bytes."""
+        """The image as float32 (H, W) in [0, 1], not to be changed; may be smaller than `size` (`min_side`)."""
         return to_float(self.grey)
 
 
@@ -272,7 +272,7 @@ def _check_cost(picture: Any, form: str, content: bytes, file: LimitedFile) -> N
 
 
 def _count_bytes(picture: Any, form: str) -> int:
-    """How many bytes of memory decoding takes for each pixel, the 4 of the result included."""
+    """How many bytes of memory decoding takes for each pixel, with 4 for the result, which is float32 at most."""
     stored = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2}.get(picture.mode, 4)
     if form == "WEBP":
         return 4 + 3 * stored  # the picture, and two frames of libwebp's

@@ -11,7 +11,7 @@ import numpy as np
 from pneumoscope.evaluation.intervals.many_images import MANY
 from pneumoscope.evaluation.intervals.proportions import UNDEFINED, Bools, Bounds, Floats, Ints
 
-FARTHEST = -10.0  # the largest move away from 0: all frequencies are then 0 or 1
+FARTHEST = -10.0  # the largest move away from 0; with few images, all frequencies are then 0 or 1
 BISECTIONS = 12  # to 1/4096 of the range searched
 ROUNDING = 1e-9  # by which equal errors may seem to differ
 CELLS = 1 << 24  # simulated labels held at once
@@ -116,8 +116,9 @@ def _invert(simulation: _Simulation, observed: float, miss: float) -> Bounds:
     low = 0.0 if (calibrated >= observed - ROUNDING).mean() >= miss else search(0.0, 1.0, upper=False)
     high = search(0.0, FARTHEST, upper=True)
     true, errors = simulation.run(FARTHEST)
-    # Frequencies of 0 or 1 in each bin are the largest error for these images. With others, it may be larger: how much
-    # images vary is in the simulated errors, so these move as a whole until they no longer explain the observed one.
+    # Frequencies of 0 or 1 give the largest error that these images can have. Other images can have a larger one. If
+    # even the largest explains the observed error, all simulated errors, which vary as images do, are raised by the
+    # same amount, up to the point where they no longer explain it.
     rate = miss - upper_miss(true)
     if (errors <= observed + ROUNDING).mean() >= rate:
         high = true + max(0.0, observed - float(np.quantile(errors, rate)))
