@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import certifi
+import hypothesis
 import pytest
 
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # before torch comes in; see cli.main
@@ -27,6 +28,8 @@ from pneumoscope.reports import figures
 from pneumoscope.reports.figures import render
 from pneumoscope.training.train import Run, train
 
+hypothesis.settings.register_profile("untimed", deadline=None)  # a busy machine is no fault
+hypothesis.settings.load_profile("untimed")
 looked_at = threading.Event()  # set while a test looks at figures
 pytest_plugins = ["service_fixtures"]  # of tests/server
 
