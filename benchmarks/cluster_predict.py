@@ -132,7 +132,7 @@ def measure(images: Path, out: Path, nodes: int, arguments: argparse.Namespace) 
     done = check(out, arguments.images)
     steady = (done - arguments.part_size) / (end - first)
     print(
-        f"{nodes} nodes: {end - start:.1f} s, {steady:.1f} images/s after the first part, memory {largest}", flush=True
+        f"{nodes} nodes: {end - start:.1f} s, {steady:.1f} images/s after the first part, {largest}", flush=True
     )
 
 
