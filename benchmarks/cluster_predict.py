@@ -131,9 +131,7 @@ def measure(images: Path, out: Path, nodes: int, arguments: argparse.Namespace) 
     cluster.shutdown()
     done = check(out, arguments.images)
     steady = (done - arguments.part_size) / (end - first)
-    print(
-        f"{nodes} nodes: {end - start:.1f} s, {steady:.1f} images/s after the first part, {largest}", flush=True
-    )
+    print(f"{nodes} nodes: {end - start:.1f} s, {steady:.1f} images/s after the first part, {largest}", flush=True)
 
 
 def kill(images: Path, out: Path, nodes: int, arguments: argparse.Namespace) -> None:
