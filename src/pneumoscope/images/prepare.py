@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pneumoscope.config import checked
 from pneumoscope.errors import DataError, UsageError
-from pneumoscope.images.resize import Box, Grey, resize
+from pneumoscope.images.resize import Box, Grey, Interpolation, resize
 
 Pixels: TypeAlias = NDArray[np.float32]
 _Level: TypeAlias = Annotated[float, Interval(ge=-1e6, le=1e6)]
@@ -39,7 +39,7 @@ class InputSpec:
 
     size: Annotated[int, Interval(ge=32, le=2048)] = 224
     fit: Literal["crop", "pad", "squash"] = "crop"
-    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    interpolation: Interpolation = "bilinear"
     mean: Triple = (0.485, 0.456, 0.406)
     std: PositiveTriple = (0.229, 0.224, 0.225)
 
