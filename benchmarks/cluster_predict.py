@@ -2,13 +2,15 @@
 
     python benchmarks/cluster_predict.py [--images 2000] [--nodes 1 2 4] [--part-size 100] [--size 224]
     python benchmarks/cluster_predict.py --images 1000 --copies 20 --nodes 2 --kills-only
+    python benchmarks/cluster_predict.py --images 500 --copies 2000 --nodes 2 --part-size 500 --soak 90
     python benchmarks/cluster_predict.py --plan 1000000
     python benchmarks/cluster_predict.py --ids 5000000
 
 Each node is a set of Ray processes that offers one core. All share the cores of this machine, so more nodes than cores
 show overhead, not speed. The images are phantoms. In the last run the driver is killed when a tenth of the images is
 done, and started again; then a worker and a node are killed. At the end every image must have one row. With --copies,
-each image has so many names, and each name counts as an image. --plan only plans: it lists so many addresses
+each image has so many names, and each name counts as an image. --soak stops after so many minutes, and shows the memory
+of the driver, the largest worker and Ray's own processes as it goes. --plan only plans: it lists so many addresses
 of files that do not exist, twice, because a run that is continued lists them again. --ids only measures the set of ids.
 """
 
@@ -46,6 +48,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--copies", type=int, default=1)
     parser.add_argument("--kills-only", action="store_true")
+    parser.add_argument("--soak", type=float)
     parser.add_argument("--plan", type=int)
     parser.add_argument("--ids", type=int)
     arguments = parser.parse_args()
@@ -61,6 +64,9 @@ def main() -> None:
         images = write_phantoms(Path(kept, "images"), count=arguments.images, seed=1, size=arguments.size)
         copy(images, arguments.copies)
         arguments.images *= arguments.copies
+        if arguments.soak:
+            soak(images, Path(kept, "soaked"), arguments)
+            return
         if not arguments.kills_only:
             start = time.perf_counter()
             run_command("predict", images, "--out", Path(kept, "one.csv"))
@@ -155,6 +161,33 @@ def kill(images: Path, out: Path, nodes: int, arguments: argparse.Namespace) -> 
     shutil.rmtree(out)
 
 
+def soak(images: Path, out: Path, arguments: argparse.Namespace) -> None:
+    """Predict until all is done or the time is over, and show the memory; no image may have two rows."""
+    cluster = make_cluster(max(arguments.nodes))
+    start = shown = time.perf_counter()
+    print(
+        "| minutes | images | driver, MB | largest worker, MB | Ray's processes, MB |\n| --- | --- | --- | --- | --- |"
+    )
+    with start_driver(images, out, cluster, arguments) as driver:
+        while driver.poll() is None and time.perf_counter() - start < 60 * arguments.soak:
+            time.sleep(1)
+            if time.perf_counter() - shown >= 300:
+                shown += 300
+                show_memory(shown - start, out, driver.pid, arguments.part_size)
+        show_memory(time.perf_counter() - start, out, driver.pid, arguments.part_size)
+        driver.send_signal(signal.SIGINT)
+    cluster.shutdown()
+    ids = [each for file in out.glob("predictions/*.parquet") for each in read_ids(file)]
+    print(f"exit code {driver.returncode}, {len(ids)} rows of {len(set(ids))} images, of {arguments.images}")
+
+
+def show_memory(seconds: float, out: Path, driver: int, part_size: int) -> None:
+    done = part_size * len(list(out.glob("predictions/*.parquet")))
+    worker = max(map(read_memory, find_processes(b"PartPredictor")), default=0)
+    own = sum(map(read_memory, find_processes(b"raylet") + find_processes(b"gcs_server")))
+    print(f"| {seconds / 60:.0f} | {done} | {read_memory(driver)} | {worker} | {own} |", flush=True)
+
+
 def run_command(*words: object) -> None:
     subprocess.run([sys.executable, "-m", "pneumoscope", *map(str, words)], check=True, stderr=subprocess.DEVNULL)
 
@@ -194,12 +227,17 @@ def wait_for(out: Path, parts: int, driver: subprocess.Popen[bytes]) -> float:
 
 
 def find_workers() -> list[int]:
-    """The processes of Ray that predict, among those that this script has started."""
+    """The processes of Ray that predict."""
+    return find_processes(b"PartPredictor")
+
+
+def find_processes(name: bytes) -> list[int]:
+    """The processes of Ray that this script has started, and whose command begins with a program or task of a name."""
     mark = f"RAY_AUTH_TOKEN={os.environ['RAY_AUTH_TOKEN']}".encode()
     found = []
     for process in Path("/proc").iterdir():
         try:
-            if process.name.isdigit() and b"PartPredictor" in (process / "cmdline").read_bytes():
+            if process.name.isdigit() and name in (process / "cmdline").read_bytes().partition(b"\0")[0]:
                 found += [int(process.name)] if mark in (process / "environ").read_bytes() else []
         except OSError:
             continue

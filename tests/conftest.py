@@ -19,7 +19,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 from commands import Command, make_command
 from pneumoscope.datasets.phantom_sets import write_phantoms
-from pneumoscope.inference.runtimes import compile_graph, count_threads
+from pneumoscope.inference.compilation import compile_graph
+from pneumoscope.inference.runtimes import count_threads
 from pneumoscope.models import pretrained
 from pneumoscope.models.backbones import fingerprint_state
 from pneumoscope.models.classifier import Backbone
@@ -64,9 +65,9 @@ def compiled_once() -> Iterator[None]:
     def compile_once(graph: bytes, size: int, options: tuple[tuple[str, object], ...]) -> Any:
         return compile_graph(graph, size, dict(options))
 
-    def compile_(graph: bytes | Path, size: int, options: Mapping[str, object]) -> Any:
+    def compile_(graph: bytes | Path, size: int, options: Mapping[str, object], name: str) -> Any:
         if isinstance(graph, Path):
-            return compile_graph(graph, size, options)
+            return compile_graph(graph, size, options, name)
         return compile_once(graph, size, tuple(options.items()))
 
     traced: dict[tuple[str, str, int], bytes] = {}

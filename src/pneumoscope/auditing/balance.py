@@ -49,8 +49,6 @@ def _check_classes(samples: Sequence[Sample]) -> Iterator[Finding]:
 
 def _check_shares(samples: Sequence[Sample], drawn: Collection[str]) -> Iterator[Finding]:
     """Compare class shares between the given splits by Pearson's chi-squared test."""
-    from scipy.stats import chi2_contingency
-
     table = _count(samples)
     if len(table) < 2:
         return
@@ -64,11 +62,15 @@ def _check_shares(samples: Sequence[Sample], drawn: Collection[str]) -> Iterator
     table = {split: n for split, n in table.items() if split not in drawn and not (split == "val" and _is_balanced(n))}
     if missing or len(labels) < 2 or len(table) < 2:
         return
-    p = float(chi2_contingency([[counts[label] for label in labels] for counts in table.values()], correction=False)[1])
     shares = {split: {label: counts[label] / counts.total() for label in labels} for split, counts in table.items()}
     ranges = ([share[label] for share in shares.values()] for label in labels)
     difference = max(max(values) - min(values) for values in ranges)
-    if p < 0.001 and difference > 0.05:
+    if difference <= 0.05:
+        return
+    from scipy.stats import chi2_contingency  # imported late, because this takes half a second
+
+    p = float(chi2_contingency([[counts[label] for label in labels] for counts in table.values()], correction=False)[1])
+    if p < 0.001:
         listed = "; ".join(
             f"{split} " + ", ".join(f"{share:.0%} {label}" for label, share in by_label.items())
             for split, by_label in shares.items()

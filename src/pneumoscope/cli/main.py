@@ -5,6 +5,8 @@ Standard output carries results alone; progress and messages go to standard erro
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 import sys
 from contextlib import suppress
@@ -93,6 +95,9 @@ def _tune_process() -> None:
     # reading a large image takes a fifth longer (docs/performance.md).
     os.environ.setdefault("PILLOW_BLOCKS_MAX", "8")
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")  # it would look through all packages
+    # Imports make many objects that stay. Searching them for garbage, now and at the end, takes a second of a training.
+    gc.set_threshold(10_000)
+    atexit.register(gc.freeze)
     chosen = any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ)
     if sys.platform != "linux" or chosen or "--help" in sys.argv:  # the import would slow the help
         return

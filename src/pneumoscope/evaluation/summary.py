@@ -17,7 +17,7 @@ from pneumoscope.config import read_mapping
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.evaluation.intervals.bootstrap import jackknife
 from pneumoscope.evaluation.intervals.differences import TINY, Difference, adjust_holm
-from pneumoscope.evaluation.intervals.proportions import CONFIDENCE, Floats, t_quantile
+from pneumoscope.evaluation.intervals.proportions import CONFIDENCE, Floats, t_quantile, t_tails
 from pneumoscope.evaluation.metrics import METRICS, measure
 from pneumoscope.evaluation.pairing import Pairing, pair_predictions, read_predictions
 from pneumoscope.evaluation.results import without_nan
@@ -355,15 +355,13 @@ def measure_differences(
 
 def find_difference(first: float, other: float, terms: Sequence[tuple[float, int]]) -> Difference:
     """A difference whose variance is the sum of terms, each with its degrees of freedom."""
-    from scipy.stats import t
-
     value, variance = other - first, sum(term for term, _ in terms)
     if math.isnan(value) or not variance > TINY**2:
         p = 1.0 if value == 0 else math.nan
         return Difference(first, other, value, p=p, adjusted=p)
     degrees = variance**2 / sum(term**2 / max(1, free) for term, free in terms)
     half = t_quantile(CONFIDENCE, degrees) * math.sqrt(variance)
-    p = float(2 * t.sf(abs(value) / math.sqrt(variance), degrees))
+    p = t_tails(value / math.sqrt(variance), degrees)
     return Difference(first, other, value, value - half, value + half, p, p)
 
 

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.errors import MissingExtraError, ModelError, UsageError
+from pneumoscope.inference.compilation import compile_graph
 from pneumoscope.inference.runtimes import (
     check_device,
     choose_device,
-    compile_graph,
     count_threads,
     import_onnxruntime,
     import_openvino,
@@ -205,7 +205,7 @@ class OpenVinoEngine:
 
     Each image runs alone, for which the graph is compiled: this is faster than batches (benchmarks/batches_of_one.py).
     The graph is the content of an ONNX file, the file, or one of OpenVINO's own (.xml) with its weights beside it;
-    `check` is that of `OnnxEngine`.
+    `check` is that of `OnnxEngine`, `kept` is the name of `compile_graph`.
 
     Raises:
         MissingExtraError: OpenVINO is not installed.
@@ -216,8 +216,9 @@ class OpenVinoEngine:
     _first = threading.Lock()
 
     def __init__(
-        self, graph: bytes | Path, fingerprint: str, size: int, check: Callable[[int], object] | None = None
-    ) -> None:
+        self, graph: bytes | Path, fingerprint: str, size: int, check: Callable[[int], object] | None = None,
+        kept: str = "",
+    ) -> None:  # fmt: skip
         try:
             openvino = import_openvino()
         except ImportError:
@@ -231,7 +232,7 @@ class OpenVinoEngine:
         if check is not None:
             check(1)
         try:
-            compiled = compile_graph(graph, size, options)
+            compiled = compile_graph(graph, size, options, kept)
             outputs = {name: compiled.output(name) for name in ("features", "intermediate", "map")}
             # Twice as many as streams, so that none waits for Python.
             self._requests = [compiled.create_infer_request() for _ in range(2 * threads)]
@@ -317,6 +318,7 @@ def open_engine(
     name = f"{fingerprint_state(weights)} {model.architecture} {dict(model.arguments)}"
     # A graph need not compute what the weights beside it would, so its features are cached under its own digest.
     name += "".join(f" {digest}" for digest in model.files.values())
+    kept = f"{name} {model.weights_sha256}"  # a graph may read any of the weights
     if kind == "auto":
         kind = _choose_kind(model, weights, graph, device)
     if kind == "openvino" and IR in model.files:
@@ -325,7 +327,7 @@ def open_engine(
         path, _ = find_file(folder, model, IR)
         find_file(folder, model, IR_WEIGHTS)
         check_ir(path, model.input.size, batch=1)
-        return OpenVinoEngine(path, name, model.input.size)
+        return OpenVinoEngine(path, name, model.input.size, kept=kept)
     if kind in ("onnx", "openvino") and graph is not None:
         path, content = find_file(folder, model, graph)
         check = None
@@ -337,7 +339,7 @@ def open_engine(
             check = sizes.check
         if kind == "onnx":
             return OnnxEngine(path, name, check)
-        return OpenVinoEngine(path, name, model.input.size, check)
+        return OpenVinoEngine(path, name, model.input.size, check, kept)
     if kind == "torch" and weights:
         return _open_torch(model, arrays, device)
     if kind == "program" and PROGRAM in model.files:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import io
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pneumoscope.errors import UsageError
@@ -83,14 +81,6 @@ def import_openvino() -> Any:
         ImportError: it is not installed.
     """
     return _import_without("openvino", (_TELEMETRY, _CONVERTERS))
-
-
-def compile_graph(graph: bytes | Path, size: int, options: Mapping[str, object]) -> Any:
-    """Compile a graph, content or file, with OpenVINO for one image of `size` pixels at a time."""
-    core = import_openvino().Core()
-    found = core.read_model(io.BytesIO(graph) if isinstance(graph, bytes) else graph)
-    found.reshape({0: [1, 3, size, size]})
-    return core.compile_model(found, "CPU", dict(options))
 
 
 def import_openvino_converters() -> Any:

@@ -38,6 +38,12 @@ def render(template: str, script: str = "", **values: Any) -> str:
     return environment.get_template(template).render(script=content, script_digest=digest, **values)
 
 
+def load_templates(*names: str) -> None:
+    """Compile templates, so that `render` finds them compiled."""
+    for name in names:
+        _make_environment().get_template(name)
+
+
 @cache
 def _make_environment() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape

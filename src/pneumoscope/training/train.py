@@ -32,6 +32,7 @@ from pneumoscope.models.references import hide_signature
 from pneumoscope.notebook import notebook_progress
 from pneumoscope.reports.evaluation_report import evaluate_predictor
 from pneumoscope.reports.model_card import write_model_card
+from pneumoscope.reports.pages import load_templates
 from pneumoscope.reports.report import Provenance
 from pneumoscope.training.data import (
     Computing,
@@ -40,6 +41,7 @@ from pneumoscope.training.data import (
     Split,
     extract,
     extract_again,
+    prepare_computing,
     prepare_setup,
     read,
 )
@@ -172,9 +174,10 @@ def make_model(
     on_epoch: OnEpoch | None = None,
 ) -> tuple[Setup, Remarks, Engine | None]:  # fmt: skip
     """Extract, fit, decide and save; give the engine of a backbone that stayed as it was, whose features are cached."""
-    threading.Thread(target=_import_ahead).start()  # no daemon: a half-imported library can crash the end of a process
-    extracted = extract(setup, cache, progress, computing)
     short = computing is not None  # a head alone, as of a fold, is sooner trained again than continued
+    computing = computing or prepare_computing(setup)
+    threading.Thread(target=_load_ahead).start()  # no daemon: a half-imported library can crash the end of a process
+    extracted = extract(setup, cache, progress, computing)
     read_files = dict(zip((each.path for each in extracted.images.samples), extracted.images.digests, strict=True))
     record_digests(folder, [read_files.get(sample.path) for sample in setup.samples])
     remarks = check_data(setup, extracted)
@@ -189,14 +192,15 @@ def make_model(
     return setup, remarks, None if setup.changes_backbone else extracted.engine
 
 
-def _import_ahead() -> None:
-    """Import what decisions and the report need while images are being read, because this takes over a second.
+def _load_ahead() -> None:
+    """Load what decisions and the report need while images are being read, because this takes over a second.
 
-    An import that fails here fails again where it is needed, and is reported there.
+    What fails here fails again where it is needed, and is reported there.
     """
     with suppress(Exception):
-        for name in ("matplotlib.figure", "scipy.stats"):
+        for name in ("matplotlib.figure", "scipy.optimize"):
             importlib.import_module(name)
+        load_templates("report.html", "base.html", "macros.html", "explorer.html", "model_card.md")
 
 
 def _add_test(setup: Setup, folder: Path, cache: FeatureCache, remarks: Remarks, progress: Progress) -> Remarks:

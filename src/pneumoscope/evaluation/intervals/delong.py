@@ -65,12 +65,19 @@ def auroc_covariance(labels: ArrayLike, scores: ArrayLike, clusters: ArrayLike |
 
 def find_placements(positive: NDArray[np.bool_], scores: Floats) -> Floats:
     """For each image, find the share of the other class that it is correctly ranked against, ties half; (M, N)."""
-    from scipy.stats import rankdata
-
-    among_all = rankdata(scores, axis=1)
+    among_all = _rank(scores)
     placements: Floats = np.empty_like(among_all)
     for here in (positive, ~positive):
         others = len(positive) - here.sum()
-        placements[:, here] = (among_all[:, here] - rankdata(scores[:, here], axis=1)) / others
+        placements[:, here] = (among_all[:, here] - _rank(scores[:, here])) / others
     placements[:, ~positive] = 1 - placements[:, ~positive]
     return placements
+
+
+def _rank(scores: Floats) -> Floats:
+    """Midranks in each row, as of `scipy.stats.rankdata`, whose import takes half a second."""
+    ranks = np.empty(scores.shape)
+    for row, values in zip(ranks, scores, strict=True):
+        _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
+        row[:] = (counts.cumsum() - (counts - 1) / 2)[places]
+    return ranks

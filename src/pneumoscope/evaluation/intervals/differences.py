@@ -26,6 +26,7 @@ from pneumoscope.evaluation.intervals.proportions import (
     logit_interval,
     perfect_auroc_interval,
     t_quantile,
+    t_tails,
 )
 from pneumoscope.evaluation.metrics import measure
 
@@ -72,8 +73,6 @@ def compare_means(first: Floats, other: Floats, clusters: Ints, *, resamples: in
     Interval and p value are those of a paired t test whose standard error accounts for patients (Williams, Biometrics
     2000). In simulations it covers better than percentile and studentised bootstraps.
     """
-    from scipy.stats import t
-
     gain = other - first
     value = float(gain.mean())
     patients = len(np.unique(clusters))
@@ -82,7 +81,7 @@ def compare_means(first: Floats, other: Floats, clusters: Ints, *, resamples: in
     if not error > TINY:
         return _without_spread(*means)
     half = t_quantile(CONFIDENCE, patients - 1) * error
-    p = float(2 * t.sf(abs(value) / error, patients - 1))
+    p = t_tails(value / error, patients - 1)
     drawn = _resample_means(gain, clusters, resamples, seed)
     return Difference(*means, value, value - half, value + half, p, p, _percentiles(drawn))
 

@@ -70,9 +70,16 @@ def t_quantile(confidence: float, degrees: float = np.inf) -> float:
     """The two-sided quantile of Student's t; of the normal distribution for infinite degrees of freedom."""
     if np.isinf(degrees):
         return NormalDist().inv_cdf((1 + confidence) / 2)
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
-    return float(t.ppf((1 + confidence) / 2, degrees))
+    return float(stdtrit(degrees, (1 + confidence) / 2))
+
+
+def t_tails(value: float, degrees: float) -> float:
+    """The chance that Student's t is at least as far from 0 as a value."""
+    from scipy.special import stdtr
+
+    return float(2 * stdtr(degrees, -abs(value)))
 
 
 def rate_interval(hits: Bools, among: Bools, clusters: Ints, confidence: float) -> Bounds:
