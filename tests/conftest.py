@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +30,7 @@ from pneumoscope.reports import figures
 from pneumoscope.reports.figures import render
 from pneumoscope.training.train import Run, train
 
+gc.set_threshold(10_000)  # as for the commands; see cli.main
 hypothesis.settings.register_profile("untimed", deadline=None)  # a busy machine is no fault
 hypothesis.settings.load_profile("untimed")
 looked_at = threading.Event()  # set while a test looks at figures

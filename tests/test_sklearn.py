@@ -77,6 +77,17 @@ def test_paths_may_be_a_list_an_array_or_a_column(fitted: RadiographClassifier, 
     assert fitted.classes_.tolist() == ["NORMAL", "PNEUMONIA"]
 
 
+@pytest.mark.parametrize("threshold", ["0", "1"])
+def test_a_threshold_at_an_end_gives_finite_decisions_that_agree_with_the_classes(
+    threshold: str, files: list[Path], labels: list[str]
+) -> None:
+    classifier = RadiographClassifier(settings={**QUICK, "threshold": threshold}).fit(files, labels)
+    decisions = classifier.decision_function(files)
+    assert np.isfinite(decisions).all()
+    assert ((decisions > 0) == (classifier.predict(files) == "PNEUMONIA")).all()
+    assert (decisions > 0).all() == (threshold == "0")
+
+
 def test_the_decision_function_agrees_with_the_predicted_classes(
     fitted: RadiographClassifier, files: list[Path]
 ) -> None:

@@ -201,7 +201,7 @@ class RadiographClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         decisions = self._decider.decisions
         if decisions.threshold is None:
             return np.asarray(logs - np.log(decisions.class_thresholds or 0.5))
-        cut = decisions.threshold.value
+        cut = np.clip(decisions.threshold.value, tiny, np.nextafter(1, 0))  # both 0 and 1 are allowed
         return np.asarray(logs[:, 1] - logs[:, 0] - np.log(cut / (1 - cut)))
 
     def _predict(self, X: Paths) -> list[Prediction]:  # noqa: N803

@@ -413,6 +413,13 @@ def test_help_and_version_answer_at_once_and_import_nothing_heavy() -> None:
         assert loaded.isdisjoint({"torch", "timm", "torchvision", "numpy", "PIL", "matplotlib", "pyarrow", "scipy"})
 
 
+def test_a_command_ends_quietly_whatever_was_imported() -> None:
+    pytest.importorskip("triton")  # which lists at the end what was not deleted; PyTorch's compiler imports it
+    code = "import triton, sys\nfrom pneumoscope.cli.main import main\nsys.argv = ['pneumoscope', '--version']\nmain()"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (bool(result.stdout), result.stderr) == (True, "")
+
+
 def test_ctrl_c_leaves_a_run_that_can_be_resumed(images: Path, tmp_path: Path) -> None:
     words = ["train", images, "--out", tmp_path / "run", "--size", 64, "--epochs", 5000, "--patience", 5000]
     process = start_command(words, tmp_path / "log")

@@ -97,7 +97,7 @@ def _tune_process() -> None:
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")  # it would look through all packages
     # Imports make many objects that stay. Searching them for garbage, now and at the end, takes a second of a training.
     gc.set_threshold(10_000)
-    atexit.register(gc.freeze)
+    atexit.register(_leave_garbage)
     chosen = any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ)
     if sys.platform != "linux" or chosen or "--help" in sys.argv:  # the import would slow the help
         return
@@ -106,6 +106,12 @@ def _tune_process() -> None:
     with suppress(OSError, AttributeError):  # a C library without it, such as musl
         ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, 32 * 2**20)
         ctypes.CDLL(None).mallopt(_TRIM_THRESHOLD, 256 * 2**20)
+
+
+def _leave_garbage() -> None:
+    """Leave all memory to the end of the process; triton would print a list of what it finds there."""
+    if "triton" not in sys.modules:
+        gc.freeze()
 
 
 def main() -> None:
