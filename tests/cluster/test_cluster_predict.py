@@ -295,8 +295,24 @@ def test_images_that_have_gone_are_rows_if_others_are_there_and_a_lost_mount_is_
     folder.rename(tmp_path / "unmounted")
     folder.mkdir()
     for lost in (gone, listed):
-        with pytest.raises(DataError, match="images cannot be reached"):
+        with pytest.raises(DataError, match=r"images cannot be reached.* were deleted, pass `allow_missing=True`"):
             list(ListPredictor(job, [there]).run(lost))
+    rows = list(ListPredictor(make_job(run.model, Options(allow_missing=True)), [there]).run(listed))
+    assert [row["id"] for row in rows] == [each.id for each in listed]
+    assert all("No such file" in str(row["error"]) for row in rows)
+
+
+def test_a_table_that_names_a_folder_that_has_gone_is_predicted_if_that_is_allowed(
+    ray: Any, images: Path, run: Run, tmp_path: Path
+) -> None:
+    out, table = tmp_path / "out", tmp_path / "table.csv"
+    there, gone = sorted((images / "val").rglob("*.png")), [tmp_path / "gone" / f"{i:02}.png" for i in range(24)]
+    table.write_text("path\n" + "".join(f"{each}\n" for each in (*there, *gone)))
+    with pytest.raises(DataError, match="images cannot be reached"):
+        predict(table, out, run)
+    found = predict(table, out, run, options=Options(allow_missing=True))
+    assert found.images == len(rows := read_rows(out)) == 36
+    assert {path for path, row in rows.items() if row["error"]} == set(map(str, gone))
 
 
 def test_a_second_command_in_a_bucket_is_refused_and_a_killed_one_is_not_waited_for_long(

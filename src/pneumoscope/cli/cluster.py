@@ -6,7 +6,7 @@ import typer
 
 from pneumoscope.cli import options
 from pneumoscope.cli.app import PanelCommand, make_group
-from pneumoscope.cli.options import COMPUTING, DECISIONS, OUTPUT, option
+from pneumoscope.cli.options import COMPUTING, DECISIONS, IMAGES, OUTPUT, option
 from pneumoscope.cli.output import echo
 from pneumoscope.cli.progress import show_progress
 
@@ -42,6 +42,9 @@ def predict(
     patient_ids: Annotated[
         bool, option("Name patients, instead of writing pseudonyms.", OUTPUT, "--patient-ids")
     ] = False,
+    allow_missing: Annotated[
+        bool, option("Go on if a folder is gone: its images get rows with an error.", IMAGES, "--allow-missing")
+    ] = False,
 ) -> None:
     """Predict radiographs on many machines, and write Parquet files with a row for each image."""
     from pneumoscope.cluster.predict import Workers, predict_on_cluster
@@ -50,7 +53,7 @@ def predict(
     from pneumoscope.images.read import Reading
 
     wanted = Options(
-        device, ood, prevalence, threshold, alpha, false_alarms, refuse_out_of_scope, patient_ids=patient_ids
+        device, ood, prevalence, threshold, alpha, false_alarms, refuse_out_of_scope, patient_ids, allow_missing
     )
     where = Workers(address, workers, cpus_per_worker, part_size)
     with show_progress() as progress:

@@ -36,6 +36,7 @@ class Options:
 
     Attributes:
         patient_ids: whether to name patients, instead of giving them pseudonyms.
+        allow_missing: whether images that cannot be reached are rows with an error even if none near them can be.
     """
 
     device: str = "auto"
@@ -46,6 +47,7 @@ class Options:
     false_alarms: float | None = None
     refuse_out_of_scope: bool = False
     patient_ids: bool = False
+    allow_missing: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,8 +89,7 @@ def make_job(model: str | Path | None = None, options: Options = Options()) -> J
 
 
 def _load(folder: str | Path, options: Options) -> Predictor:
-    wanted = asdict(options)
-    del wanted["patient_ids"]
+    wanted = {name: value for name, value in asdict(options).items() if name not in ("patient_ids", "allow_missing")}
     return load(folder, wanted.pop("device"), **wanted)
 
 
@@ -122,7 +123,7 @@ class ListPredictor:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
             self.predictor = _load(kept, job.options)
-        self._key = job.key
+        self._key, self._allow_missing = job.key, job.options.allow_missing
         self._reader = Reader()
         self._witnesses = witnesses
 
@@ -130,7 +131,8 @@ class ListPredictor:
         """Yield a row for each image, in order, with an error where there is no prediction.
 
         Raises:
-            DataError: some images cannot be reached, and neither can others, so a mount or the access is at fault.
+            DataError: some images cannot be reached, and neither can others, so a mount or the access is at fault; the
+                options can allow it.
         """
         images = list(images)
         unreached: set[str] = set()
@@ -142,11 +144,12 @@ class ListPredictor:
                 identity["patient"] = compute_pseudonym(self._key, identity["patient"])
             row = prediction.to_row(model.labels, grouped=grouped) | {"path": image.path}
             yield {"id": image.id, **row, **identity, "sha256": prediction.sha256 or None}
-        if unreached and not self._reaches_others(images, unreached):
+        if unreached and not self._allow_missing and not self._reaches_others(images, unreached):
             lost = next(each.path for each in images if each.id in unreached)
             raise DataError(
                 f"{platform.node()}: {len(unreached)} of {len(images)} images cannot be reached, such as {lost}, and "
-                "neither can others near them. Every machine of the cluster must reach them under this path."
+                "neither can others near them. Every machine of the cluster must reach them under this path. If they "
+                "were deleted, pass `allow_missing=True`."
             )
 
     def _reaches_others(self, images: Sequence[ListedImage], unreached: AbstractSet[str]) -> bool:
