@@ -10,7 +10,7 @@ Each node is a set of Ray processes that offers one core. All share the cores of
 show overhead, not speed. The images are phantoms. In the last run the driver is killed when a tenth of the images is
 done, and started again; then a worker and a node are killed. At the end every image must have one row. With --copies,
 each image has so many names, and each name counts as an image. --soak stops after so many minutes, and shows the memory
-of the driver, the largest worker and Ray's own processes as it goes. --plan only plans: it lists so many addresses
+of the driver, the largest worker, and Ray's raylets and GCS, as it goes. --plan only plans: it lists so many addresses
 of files that do not exist, twice, because a run that is continued lists them again. --ids only measures the set of ids.
 """
 
@@ -166,7 +166,7 @@ def soak(images: Path, out: Path, arguments: argparse.Namespace) -> None:
     cluster = make_cluster(max(arguments.nodes))
     start = shown = time.perf_counter()
     print(
-        "| minutes | images | driver, MB | largest worker, MB | Ray's processes, MB |\n| --- | --- | --- | --- | --- |"
+        "| minutes | images | driver, MB | largest worker, MB | raylet and GCS, MB |\n| --- | --- | --- | --- | --- |"
     )
     with start_driver(images, out, cluster, arguments) as driver:
         while driver.poll() is None and time.perf_counter() - start < 60 * arguments.soak:
@@ -174,10 +174,13 @@ def soak(images: Path, out: Path, arguments: argparse.Namespace) -> None:
             if time.perf_counter() - shown >= 300:
                 shown += 300
                 show_memory(shown - start, out, driver.pid, arguments.part_size)
-        show_memory(time.perf_counter() - start, out, driver.pid, arguments.part_size)
+        if driver.poll() is None:
+            show_memory(time.perf_counter() - start, out, driver.pid, arguments.part_size)
         driver.send_signal(signal.SIGINT)
     cluster.shutdown()
     ids = [each for file in out.glob("predictions/*.parquet") for each in read_ids(file)]
+    if len(ids) != len(set(ids)):
+        sys.exit(f"{len(ids)} rows of {len(set(ids))} images")
     print(f"exit code {driver.returncode}, {len(ids)} rows of {len(set(ids))} images, of {arguments.images}")
 
 
@@ -232,7 +235,7 @@ def find_workers() -> list[int]:
 
 
 def find_processes(name: bytes) -> list[int]:
-    """The processes of Ray that this script has started, and whose command begins with a program or task of a name."""
+    """The processes of Ray that this script has started whose program or task has this in its name."""
     mark = f"RAY_AUTH_TOKEN={os.environ['RAY_AUTH_TOKEN']}".encode()
     found = []
     for process in Path("/proc").iterdir():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 from pneumoscope.inference import compilation
 from pneumoscope.inference.predictor import Predictor, load
 from pneumoscope.inference.runtimes import import_openvino
-from pneumoscope.models.model_folder import load_model, save_changed
+from pneumoscope.models.model_folder import load_arrays, load_model, save_changed
 from pneumoscope.training.train import Run
 
 
@@ -93,6 +94,55 @@ def test_a_damaged_network_is_compiled_again_and_replaced(
     assert len(compiled) == 2
 
 
+@pytest.mark.parametrize("what", ["everybody writes the model", "everybody writes the cache", "another owner"])
+def test_networks_that_others_could_exchange_are_not_kept(
+    what: str, run: Run, images: Path, networks: Path, compiled: list[object], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    model = tmp_path / "model"
+    shutil.copytree(run.model, model)
+    networks.mkdir(parents=True, mode=0o700)
+    if what == "another owner":
+        monkeypatch.setattr(os, "geteuid", lambda: 12345)
+        if (uid := model.stat().st_uid) == 0:
+            os.chown(model, 23456, -1)
+        assert uid != 12345
+    else:
+        (model if "model" in what else networks).chmod(0o777)
+    assert len(ask(load(model, "cpu"), images)) == 3
+    assert [*networks.iterdir()] == []
+
+
+def test_a_kept_network_is_for_its_owner_alone(run: Run, networks: Path) -> None:
+    load(run.model, "cpu")
+    (file,) = networks.iterdir()
+    assert (networks.stat().st_mode & 0o777, file.stat().st_mode & 0o777) == (0o700, 0o600)
+
+
+def test_a_network_is_used_where_the_cache_can_only_be_read(
+    run: Run, networks: Path, compiled: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load(run.model, "cpu")
+
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "utime", refuse)
+    load(run.model, "cpu")
+    assert len(compiled) == 1
+
+
+def test_a_user_without_a_home_folder_can_predict(
+    run: Run, images: Path, compiled: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> Path:
+        raise RuntimeError("could not determine the home directory")
+
+    monkeypatch.setattr(compilation, "cache_folder", fail)
+    assert len(ask(load(run.model, "cpu"), images)) == 3
+    assert len(compiled) == 1
+
+
 @pytest.mark.parametrize("kind", ["file", "folder"])
 def test_a_cache_that_cannot_be_written_changes_nothing(
     kind: str, run: Run, images: Path, networks: Path, compiled: list[object]
@@ -113,9 +163,10 @@ def test_other_threads_or_another_openvino_or_processor_compile_anew(
     run: Run, networks: Path, compiled: list[object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     openvino = import_openvino()
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     load(run.model, "cpu")
     with monkeypatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "3")
+        patch.setenv("OMP_NUM_THREADS", "2")
         load(run.model, "cpu")
     with monkeypatch.context() as patch:
         patch.setattr(openvino, "get_version", lambda: "another")
@@ -134,7 +185,9 @@ def test_a_model_with_other_weights_is_compiled_anew(
 ) -> None:
     answers = ask(load(run.model, "cpu"), images)
     model = load_model(run.model)
-    save_changed(tmp_path / "changed", run.model, model, {"head.bias": np.array([9], np.float32)})
+    arrays = load_arrays(run.model, model)
+    name = next(name for name in arrays if name.startswith("backbone.") and name.endswith(".weight"))
+    save_changed(tmp_path / "changed", run.model, model, {name: arrays[name] + 1})
     assert ask(load(tmp_path / "changed", "cpu"), images) != answers
     assert len(compiled) == 2
 
@@ -153,11 +206,13 @@ def test_the_networks_that_were_not_used_for_longest_are_deleted(
     load(run.model, "cpu")  # which makes it the one that was used last
     monkeypatch.setattr(compilation, "_MAX_BYTES", 3 * kept[0].stat().st_size + 1000)
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    (networks / "lost").symlink_to(networks / "nowhere")
+    (networks / "folder").mkdir()
     load(run.model, "cpu")
     assert set(networks.iterdir()) & set(kept) == {kept[0], kept[2]}
 
 
-def test_training_keeps_no_network(images: Path, networks: Path, tmp_path: Path) -> None:
+def test_the_frozen_backbone_of_a_training_is_not_kept(images: Path, networks: Path, tmp_path: Path) -> None:
     from pneumoscope.training.train import train
 
     train(images, tmp_path / "run", recipe="baseline", epochs=1, size=128, cache=False)

@@ -109,7 +109,7 @@ def _tune_process() -> None:
 
 
 def _leave_garbage() -> None:
-    """Leave all memory to the end of the process; triton would print a list of what it finds there."""
+    """Search for no garbage at the end of the process; triton would print a list of what is left."""
     if "triton" not in sys.modules:
         gc.freeze()
 

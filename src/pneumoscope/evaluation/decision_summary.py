@@ -73,14 +73,20 @@ def find_broken_promises(summary: Mapping[str, Any], decisions: Decisions, detec
 
 def _too_many(events: int, images: int, rank: int, count: int) -> bool:
     """Whether so many events have a chance of at most 2.5%; the value of `rank` among `count` is the threshold."""
-    from scipy.special import betaln
+    from scipy.special import gammaln
+
+    def choose(n: int, k: NDArray[np.int64]) -> NDArray[np.float64]:
+        """The logarithm of the number of choices of k out of n."""
+        found: NDArray[np.float64] = gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1)
+        return found
 
     if not count or not rank:
         return events > 0 and rank == 0 and count > 0
-    # The tail of a beta-binomial distribution; importing `scipy.stats` for it would take half a second.
-    more, b = np.arange(events, images + 1), count + 1 - rank
-    chances = betaln(more + rank, images - more + b) - betaln(rank, b)
-    chances -= np.log(images + 1) + betaln(images - more + 1, more + 1)
+    # The number of events has a beta-binomial distribution. There are so many if fewer than `rank` of the first
+    # `events + rank - 1` of all values are among the `count`, whose number is hypergeometric.
+    first = events + rank - 1
+    among = np.arange(max(0, first - images), rank)
+    chances = choose(count, among) + choose(images, first - among) - choose(images + count, np.array(first))
     return bool(np.exp(chances).sum() <= 0.025)
 
 

@@ -205,7 +205,7 @@ class OpenVinoEngine:
 
     Each image runs alone, for which the graph is compiled: this is faster than batches (benchmarks/batches_of_one.py).
     The graph is the content of an ONNX file, the file, or one of OpenVINO's own (.xml) with its weights beside it;
-    `check` is that of `OnnxEngine`, `kept` is the name of `compile_graph`.
+    `check` is that of `OnnxEngine`, `kept` is what `compile_graph` calls `name`.
 
     Raises:
         MissingExtraError: OpenVINO is not installed.
@@ -327,7 +327,7 @@ def open_engine(
         path, _ = find_file(folder, model, IR)
         find_file(folder, model, IR_WEIGHTS)
         check_ir(path, model.input.size, batch=1)
-        return OpenVinoEngine(path, name, model.input.size, kept=kept)
+        return OpenVinoEngine(path, name, model.input.size, kept=f"{IR} {kept}")
     if kind in ("onnx", "openvino") and graph is not None:
         path, content = find_file(folder, model, graph)
         check = None
@@ -339,7 +339,7 @@ def open_engine(
             check = sizes.check
         if kind == "onnx":
             return OnnxEngine(path, name, check)
-        return OpenVinoEngine(path, name, model.input.size, check, kept)
+        return OpenVinoEngine(path, name, model.input.size, check, f"{graph} {kept}")
     if kind == "torch" and weights:
         return _open_torch(model, arrays, device)
     if kind == "program" and PROGRAM in model.files:
