@@ -18,7 +18,7 @@ from pneumoscope.cli.main import app
 from pneumoscope.datasets.phantom_sets import write_phantoms
 from pneumoscope.datasets.reading import read_samples
 from pneumoscope.datasets.samples import write_samples
-from pneumoscope.errors import UsageError
+from pneumoscope.errors import MissingExtraError, UsageError
 from pneumoscope.images.read import Reading
 from pneumoscope.inference.cache import FeatureCache
 from pneumoscope.reports.audit_page import audit
@@ -164,3 +164,13 @@ def test_images_that_a_map_leaves_out_are_a_finding_everywhere(clean: Path, tmp_
     page = (tmp_path / "out" / "audit.html").read_text(encoding="utf-8")
     assert "4 images to which the map gives no class left out" in page
     assert all(Path(path).name in page for path in left)
+
+
+def test_a_full_audit_without_pytorch_names_the_quick_one(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pneumoscope.reports.audit_page.find_spec", lambda _: None)
+    with pytest.raises(MissingExtraError, match=r"pneumoscope\[train\].* `quick=True`"):
+        audit(images, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    audit(images, tmp_path / "out", quick=True, cache=False)

@@ -420,8 +420,20 @@ def test_a_command_ends_quietly_whatever_was_imported() -> None:
     assert (bool(result.stdout), result.stderr) == (True, "")
 
 
-def test_ctrl_c_leaves_a_run_that_can_be_resumed(images: Path, tmp_path: Path) -> None:
-    words = ["train", images, "--out", tmp_path / "run", "--size", 64, "--epochs", 5000, "--patience", 5000]
+def test_ctrl_c_leaves_a_run_that_can_be_resumed(command: Command, images: Path, tmp_path: Path) -> None:
+    words = [
+        "train",
+        images,
+        "--out",
+        tmp_path / "run",
+        "--size",
+        64,
+        "--epochs",
+        5000,
+        "--patience",
+        5000,
+        "--no-test",
+    ]
     process = start_command(words, tmp_path / "log")
     while not (tmp_path / "run" / "checkpoints" / "head.pt").exists() and process.runs:
         time.sleep(0.01)
@@ -431,9 +443,21 @@ def test_ctrl_c_leaves_a_run_that_can_be_resumed(images: Path, tmp_path: Path) -
         if not process.runs:
             break
     assert process.wait(60) == 130
-    assert "--resume" in process.shown
+    assert f"train --out {tmp_path / 'run'} --resume --no-test" in " ".join(process.shown.split())
     assert "Traceback" not in process.shown
     assert (tmp_path / "run" / "checkpoints" / "head.pt").exists()
+    again = command(*words)
+    assert (again.code, "is not finished. Pass --resume to continue it, --overwrite to" in again.err) == (2, True)
+    assert (tmp_path / "run" / "checkpoints" / "head.pt").exists()
+
+
+def test_a_file_that_cannot_be_written_is_said_before_anything_is_predicted(
+    command: Command, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.access", lambda _, mode: mode != os.W_OK)
+    monkeypatch.setattr("pneumoscope.inference.predictor.load", None)
+    result = command("predict", image, "--out", tmp_path / "out.csv")
+    assert (result.code, "cannot be written" in " ".join(result.err.split())) == (2, True)
 
 
 @pytest.mark.parametrize("unbuffered", ["1", ""])

@@ -222,6 +222,7 @@ def test_an_address_without_a_cluster_is_said_at_once(images: Path, run: Run, tm
             message = process.communicate()[1]
     assert process.returncode == 5
     assert f"{address}: no Ray cluster could be used" in message
+    assert ".cc:" not in message  # what Ray's core logs
 
 
 def find_processes(mark: str) -> Iterator[Path]:

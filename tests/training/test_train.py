@@ -151,7 +151,7 @@ def test_the_choice_of_balance_is_recorded(balance: str, images: Path, tmp_path:
 def test_a_run_is_never_overwritten_by_accident(images: Path, tmp_path: Path) -> None:
     train(images, tmp_path / "run", **SMALL)
     before = digest(tmp_path / "run")
-    with pytest.raises(UsageError, match=r"already exists.*`overwrite=True`"):
+    with pytest.raises(UsageError, match=r"already exists\. Choose another path, or pass `overwrite=True`"):
         train(images, tmp_path / "run", **SMALL)
     assert digest(tmp_path / "run") == before
     train(images, tmp_path / "run", overwrite=True, **SMALL)

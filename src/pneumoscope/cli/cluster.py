@@ -56,7 +56,7 @@ def predict(
         device, ood, prevalence, threshold, alpha, false_alarms, refuse_out_of_scope, patient_ids, allow_missing
     )
     where = Workers(address, workers, cpus_per_worker, part_size)
-    with show_progress() as progress:
+    with show_progress(" Continue it with the same command.") as progress:
         found = predict_on_cluster(
             data, out, model, wanted, where, Reading(invert, any_modality), Naming(path_column), progress
         )

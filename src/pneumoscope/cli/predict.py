@@ -1,6 +1,7 @@
 """`predict` and `explain`: what a model says about images, and why."""
 
 import io
+import os
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -185,8 +186,11 @@ def _check_table(out: Path | None, overwrite: bool) -> None:
     from pneumoscope.files import check_file
 
     check_file(out, overwrite)
-    if not out.absolute().parent.is_dir():
-        raise UsageError(f"{out}: there is no folder {out.absolute().parent}. Create it, or choose another --out.")
+    folder = out.absolute().parent
+    if not folder.is_dir():
+        raise UsageError(f"{out}: there is no folder {folder}. Create it, or choose another --out.")
+    if not os.access(out if out.exists() else folder, os.W_OK):
+        raise UsageError(f"{out}: cannot be written. Choose another --out.")
 
 
 def _check_decisions(adapt_prior: bool, prevalence: float | None, threshold: str | None) -> float | None:

@@ -60,7 +60,8 @@ def train(
     log_to: Annotated[str, option("Also log to mlflow, tensorboard, or both: mlflow,tensorboard.", OUTPUT)] = "",
 ) -> None:
     """Train a classifier on labelled radiographs, and evaluate it. `torchrun` starts it in several processes."""
-    with show_progress(f" Continue it with: pneumoscope train --out {out} --resume") as progress:
+    again = f"pneumoscope train --out {out} --resume{'' if test else ' --no-test'}"
+    with show_progress(f" Continue it with: {again}") as progress:
         from pneumoscope.training import train as job
 
         run = job.train(

@@ -58,7 +58,8 @@ def tune(
 
     Start it several times with the same --out to share the trials among processes.
     """
-    with show_progress(f" Continue it with: pneumoscope tune --out {out} --resume") as progress:
+    again = f"pneumoscope tune --out {out} --resume{'' if test else ' --no-test'}"
+    with show_progress(f" Continue it with: {again}") as progress:
         from pneumoscope.training import tuning as job
 
         result = job.tune(

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from itertools import accumulate
 from pathlib import Path
 from typing import TypeAlias
@@ -21,7 +22,7 @@ from pneumoscope.config import Progress, Seed, checked
 from pneumoscope.datasets.columns import Naming
 from pneumoscope.datasets.reading import read_dataset
 from pneumoscope.datasets.samples import Sample, count_samples, fingerprint_samples, number_patients
-from pneumoscope.errors import PneumoscopeError, require_extra
+from pneumoscope.errors import MissingExtraError, PneumoscopeError, require_extra
 from pneumoscope.files import check_folder, claim_folder, lock_folder, write_text
 from pneumoscope.images.read import Reading
 from pneumoscope.inference.cache import FeatureCache, open_cache
@@ -128,6 +129,10 @@ def audit(
         UsageError: `out` exists.
     """
     require_extra("evaluate")
+    if not quick and find_spec("torch") is None:
+        raise MissingExtraError(
+            'torch is not installed: pip install "pneumoscope[train]". Or pass `quick=True`, which does without it.'
+        )
     _check_options(out, overwrite, quick, device)
     dataset = read_dataset(Path(data), patient_pattern, reading, naming)
     samples = dataset.samples if patient_ids else number_patients(dataset.samples)

@@ -9,6 +9,7 @@ import re
 import secrets
 import socket
 import sys
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -20,6 +21,7 @@ from pneumoscope.text import shorten
 
 _LOOPBACK = ("127.0.0.1", "localhost")
 _PATIENCE = 10  # seconds to wait for a cluster at an address
+_LOG_LINE = re.compile(rb"\[\d{4}-\d\d-\d\d [^]]*\] .*\.cc:\d+: ")
 _STORE = 100 * 2**20  # bytes of shared memory; what does not fit, such as many features, Ray keeps in files
 
 
@@ -100,6 +102,28 @@ def _read_token_again() -> None:
         AuthenticationTokenLoader.instance().reset_cache()
 
 
+@contextmanager
+def _without_log_lines() -> Iterator[None]:
+    """Show nothing that Ray's core logs to standard error at its start, whatever its level; show all else."""
+    if sys.stderr is None:  # a service may have none
+        yield
+        return
+    sys.stderr.flush()
+    shown = os.dup(2)
+    try:
+        with tempfile.TemporaryFile() as file:
+            os.dup2(file.fileno(), 2)
+            try:
+                yield
+            finally:
+                sys.stderr.flush()
+                os.dup2(shown, 2)
+                file.seek(0)
+                os.write(shown, b"".join(line for line in file if not _LOG_LINE.match(line)))
+    finally:
+        os.close(shown)
+
+
 def _start(ray: Any, address: str | None, cpus: int | None) -> None:
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address is None:
@@ -107,7 +131,8 @@ def _start(ray: Any, address: str | None, cpus: int | None) -> None:
     try:
         if address is not None and (found := re.fullmatch(r"(.+):(\d+)", address)) and "/" not in address:
             socket.create_connection((found[1], int(found[2])), _PATIENCE).close()
-        ray.init(address=address or "local", **options)
+        with _without_log_lines():
+            ray.init(address=address or "local", **options)
     except Exception as problem:  # Ray raises errors of many kinds
         reason = shorten(str(problem) or type(problem).__name__, 300)
         raise ServiceError(

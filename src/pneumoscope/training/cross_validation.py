@@ -30,7 +30,7 @@ from pneumoscope.training.fold_tasks import train_folds_on_ray
 from pneumoscope.training.folds import FOLDS, Design, Division, Shared, divide, extract_all, prepare_jobs, train_folds
 from pneumoscope.training.idle import log_idle
 from pneumoscope.training.remarks import log_data
-from pneumoscope.training.run_folder import hush, log_to, write_settings
+from pneumoscope.training.run_folder import hush, log_to, refuse_unfinished, write_settings
 from pneumoscope.training.settings import Settings
 from pneumoscope.training.train import resolve
 
@@ -141,6 +141,7 @@ def cross_validate(
     division = divide(settings, design)
     with lock_folder(folder):
         if not resume:
+            refuse_unfinished(folder, "report.html", overwrite)
             claim_folder(folder, FILES, overwrite)
             write_settings(folder / "config.yaml", settings)
             write_mapping(folder / DESIGN, design)

@@ -46,6 +46,7 @@ def open_run(folder: Path, setup: Setup, resume: bool, overwrite: bool) -> None:
     """
     table = folder / "samples.csv"
     if not resume:
+        refuse_unfinished(folder, "report.html", overwrite)
         claim_folder(folder, RUN_FILES, overwrite)
         write_settings(folder / "config.yaml", setup.settings)
     elif table.exists() and table.read_bytes() != format_samples(setup.samples, folder).encode():
@@ -64,6 +65,20 @@ def open_run(folder: Path, setup: Setup, resume: bool, overwrite: bool) -> None:
     else:
         begin_record(folder, setup.samples, setup.initial, setup.processes.launch)
     (folder / CHECKPOINTS).mkdir(exist_ok=True)
+
+
+def refuse_unfinished(folder: Path, last: str, overwrite: bool) -> None:
+    """Refuse to begin anew where something was begun that can be resumed; `last` is the file with which it ends.
+
+    Raises:
+        UsageError: it was begun and has not ended.
+    """
+    begun = (folder / "config.yaml").is_file() and (folder / "log.txt").is_file()
+    if begun and not (folder / last).exists() and not overwrite:
+        raise UsageError(
+            f"{folder}: already exists, and is not finished. Pass `resume=True` to continue it, `overwrite=True` to "
+            "begin again, or choose another path."
+        )
 
 
 def write_settings(path: Path, settings: Settings) -> None:
