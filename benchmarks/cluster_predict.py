@@ -235,7 +235,7 @@ def find_workers() -> list[int]:
 
 
 def find_processes(name: bytes) -> list[int]:
-    """The processes of Ray that this script has started whose program or task has this in its name."""
+    """The processes of Ray started by this script with this in the name of their program or task."""
     mark = f"RAY_AUTH_TOKEN={os.environ['RAY_AUTH_TOKEN']}".encode()
     found = []
     for process in Path("/proc").iterdir():

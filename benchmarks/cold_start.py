@@ -27,7 +27,7 @@ def main() -> None:
 
 
 def measure(model: str, image: str, rounds: int) -> dict[str, float]:
-    """Median seconds per command; only the first prediction on a machine compiles the network."""
+    """Median seconds per command. With an empty cache, each prediction compiles the network."""
     first = "`predict` of one image, cache empty"
     commands = {
         "`--help`": ["--help"],
@@ -45,7 +45,7 @@ def measure(model: str, image: str, rounds: int) -> dict[str, float]:
                     [sys.executable, "-m", "pneumoscope", *command], capture_output=True, check=True,
                     env={**os.environ, "PNEUMOSCOPE_CACHE": cache},
                 )  # fmt: skip
-                if place:  # what is kept is made before
+                if place:  # the first round only fills the cache
                     seconds[name].append(time.perf_counter() - start)
     return {name: statistics.median(found) for name, found in seconds.items()}
 

@@ -447,11 +447,14 @@ def test_ctrl_c_leaves_a_run_that_can_be_resumed(command: Command, images: Path,
     assert "Traceback" not in process.shown
     assert (tmp_path / "run" / "checkpoints" / "head.pt").exists()
     again = command(*words)
-    assert (again.code, "is not finished. Pass --resume to continue it, --overwrite to" in again.err) == (2, True)
+    assert (again.code, "holds an unfinished run. Pass --resume to continue it" in " ".join(again.err.split())) == (
+        2,
+        True,
+    )
     assert (tmp_path / "run" / "checkpoints" / "head.pt").exists()
 
 
-def test_a_file_that_cannot_be_written_is_said_before_anything_is_predicted(
+def test_a_file_that_cannot_be_written_is_reported_before_anything_is_predicted(
     command: Command, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("os.access", lambda _, mode: mode != os.W_OK)

@@ -94,8 +94,8 @@ def test_a_damaged_network_is_compiled_again_and_replaced(
     assert len(compiled) == 2
 
 
-@pytest.mark.parametrize("what", ["everybody writes the model", "everybody writes the cache", "another owner"])
-def test_networks_that_others_could_exchange_are_not_kept(
+@pytest.mark.parametrize("what", ["everybody can write the model", "everybody can write the cache", "another owner"])
+def test_networks_that_others_could_replace_are_not_kept(
     what: str, run: Run, images: Path, networks: Path, compiled: list[object], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -192,7 +192,7 @@ def test_a_model_with_other_weights_is_compiled_anew(
     assert len(compiled) == 2
 
 
-def test_the_networks_that_were_not_used_for_longest_are_deleted(
+def test_the_least_recently_used_networks_are_deleted(
     run: Run, networks: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept: list[Path] = []

@@ -67,7 +67,7 @@ def _check_shares(samples: Sequence[Sample], drawn: Collection[str]) -> Iterator
     difference = max(max(values) - min(values) for values in ranges)
     if difference <= 0.05:
         return
-    from scipy.stats import chi2_contingency  # imported late, because this takes half a second
+    from scipy.stats import chi2_contingency  # imported late, because this is slow
 
     p = float(chi2_contingency([[counts[label] for label in labels] for counts in table.values()], correction=False)[1])
     if p < 0.001:

@@ -95,7 +95,8 @@ def _tune_process() -> None:
     # reading a large image takes a fifth longer (docs/performance.md).
     os.environ.setdefault("PILLOW_BLOCKS_MAX", "8")
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")  # it would look through all packages
-    # Imports make many objects that stay. Searching them for garbage, now and at the end, takes a second of a training.
+    # Imports create many objects that stay alive. Collecting garbage among them, during the imports and at exit, slows
+    # every command (docs/performance.md).
     gc.set_threshold(10_000)
     atexit.register(_leave_garbage)
     chosen = any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ)
@@ -109,7 +110,7 @@ def _tune_process() -> None:
 
 
 def _leave_garbage() -> None:
-    """Search for no garbage at the end of the process; triton would print a list of what is left."""
+    """Skip the garbage collection at exit, except with triton, which would then print a list of leaks."""
     if "triton" not in sys.modules:
         gc.freeze()
 

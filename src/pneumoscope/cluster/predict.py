@@ -181,7 +181,7 @@ def _predict(
     job = make_job(model, options)
     about: dict[str, Any] = {"schema": 1, "version": __version__, "model_sha256": job.fingerprint}
     about |= {"options": asdict(options), "reading": asdict(how[0])}
-    del about["options"]["allow_missing"]  # a run may be continued with another one
+    del about["options"]["allow_missing"]  # a run may be continued with a different value
     about["pseudonym_key"] = None if job.key is None else compute_pseudonym(job.key, "the key itself")
     plan.check_output(out, about)
     witnesses = Witnesses()

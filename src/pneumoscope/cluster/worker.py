@@ -36,7 +36,7 @@ class Options:
 
     Attributes:
         patient_ids: whether to name patients, instead of giving them pseudonyms.
-        allow_missing: whether images that cannot be reached are rows with an error even if none near them can be.
+        allow_missing: whether unreachable images get rows with an error even if no image near them can be reached.
     """
 
     device: str = "auto"
@@ -131,8 +131,8 @@ class ListPredictor:
         """Yield a row for each image, in order, with an error where there is no prediction.
 
         Raises:
-            DataError: some images cannot be reached, and neither can others, so a mount or the access is at fault; the
-                options can allow it.
+            DataError: some images cannot be reached, nor can the images near them, so a mount or the access rights are
+                probably at fault. Not raised with `allow_missing`.
         """
         images = list(images)
         unreached: set[str] = set()

@@ -76,14 +76,15 @@ def _too_many(events: int, images: int, rank: int, count: int) -> bool:
     from scipy.special import gammaln
 
     def choose(n: int, k: NDArray[np.int64]) -> NDArray[np.float64]:
-        """The logarithm of the number of choices of k out of n."""
+        """The logarithm of a binomial coefficient."""
         found: NDArray[np.float64] = gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1)
         return found
 
     if not count or not rank:
         return events > 0 and rank == 0 and count > 0
-    # The number of events has a beta-binomial distribution. There are so many if fewer than `rank` of the first
-    # `events + rank - 1` of all values are among the `count`, whose number is hypergeometric.
+    # The number of events is beta-binomial. It is at least `events` exactly if fewer than `rank` of the
+    # `events + rank - 1` most extreme of all values belong to the `count` values that set the threshold. That number is
+    # hypergeometric.
     first = events + rank - 1
     among = np.arange(max(0, first - images), rank)
     chances = choose(count, among) + choose(images, first - among) - choose(images + count, np.array(first))

@@ -104,7 +104,7 @@ def _read_token_again() -> None:
 
 @contextmanager
 def _without_log_lines() -> Iterator[None]:
-    """Show nothing that Ray's core logs to standard error at its start, whatever its level; show all else."""
+    """Hide what Ray's core logs to standard error at its start, at any level; show everything else."""
     if sys.stderr is None:  # a service may have none
         yield
         return

@@ -68,16 +68,16 @@ def open_run(folder: Path, setup: Setup, resume: bool, overwrite: bool) -> None:
 
 
 def refuse_unfinished(folder: Path, last: str, overwrite: bool) -> None:
-    """Refuse to begin anew where something was begun that can be resumed; `last` is the file with which it ends.
+    """Refuse to overwrite an unfinished run that can be resumed; `last` is the file that a run writes last.
 
     Raises:
-        UsageError: it was begun and has not ended.
+        UsageError: the folder holds an unfinished run.
     """
     begun = (folder / "config.yaml").is_file() and (folder / "log.txt").is_file()
     if begun and not (folder / last).exists() and not overwrite:
         raise UsageError(
-            f"{folder}: already exists, and is not finished. Pass `resume=True` to continue it, `overwrite=True` to "
-            "begin again, or choose another path."
+            f"{folder}: holds an unfinished run. Pass `resume=True` to continue it, `overwrite=True` to start over, or "
+            "choose another path."
         )
 
 

@@ -75,7 +75,7 @@ def find_placements(positive: NDArray[np.bool_], scores: Floats) -> Floats:
 
 
 def _rank(scores: Floats) -> Floats:
-    """Midranks in each row, as of `scipy.stats.rankdata`, whose import takes half a second."""
+    """Midranks in each row, like those of `scipy.stats.rankdata`, which is slow to import."""
     ranks = np.empty(scores.shape)
     for row, values in zip(ranks, scores, strict=True):
         _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
