@@ -189,6 +189,8 @@ def test_a_finished_fold_is_kept_and_a_killed_one_is_taken_up(
     shutil.rmtree(killed / "model")
     for path in (killed / "metrics.json", out / "metrics.json", out / "report.html"):
         path.unlink()
+    with pytest.raises(UsageError, match=r"holds an unfinished run. Pass `resume=True` to continue it"):
+        cross_validate(images, out, folds=2, **FAST)
     again = cross_validate(out=out, resume=True)
     assert (kept / "model" / "weights.safetensors").stat().st_mtime_ns == weights
     assert again.folds == first.folds

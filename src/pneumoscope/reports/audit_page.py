@@ -129,10 +129,6 @@ def audit(
         UsageError: `out` exists.
     """
     require_extra("evaluate")
-    if not quick and find_spec("torch") is None:
-        raise MissingExtraError(
-            'torch is not installed: pip install "pneumoscope[train]". Or pass `quick=True`, which does without it.'
-        )
     _check_options(out, overwrite, quick, device)
     dataset = read_dataset(Path(data), patient_pattern, reading, naming)
     samples = dataset.samples if patient_ids else number_patients(dataset.samples)
@@ -160,7 +156,11 @@ def audit(
 
 
 def _check_options(out: str | Path | None, overwrite: bool, quick: bool, device: str) -> None:
-    """Check that the output can be written, and warn of options that have no effect."""
+    """Check that PyTorch is there and the output can be written, and warn of options that have no effect."""
+    if not quick and find_spec("torch") is None:
+        raise MissingExtraError(
+            'torch is not installed: pip install "pneumoscope[train]". Or pass `quick=True`, which does without it.'
+        )
     if out is not None:
         check_folder(Path(out), OUTPUTS, overwrite)
     elif overwrite:

@@ -16,7 +16,7 @@ from pneumoscope.config import Count, Progress, build, checked, read_mapping, wr
 from pneumoscope.errors import UsageError
 from pneumoscope.evaluation.out_of_fold import Folds
 from pneumoscope.evaluation.results import Evaluation
-from pneumoscope.files import claim_folder, lock_folder
+from pneumoscope.files import lock_folder
 from pneumoscope.inference.cache import FeatureCache, open_cache
 from pneumoscope.notebook import Drawn, notebook_progress, to_frame, to_html
 from pneumoscope.reports.evaluation_report import OUTPUTS
@@ -30,7 +30,7 @@ from pneumoscope.training.fold_tasks import train_folds_on_ray
 from pneumoscope.training.folds import FOLDS, Design, Division, Shared, divide, extract_all, prepare_jobs, train_folds
 from pneumoscope.training.idle import log_idle
 from pneumoscope.training.remarks import log_data
-from pneumoscope.training.run_folder import hush, log_to, refuse_unfinished, write_settings
+from pneumoscope.training.run_folder import claim_run, hush, log_to, write_settings
 from pneumoscope.training.settings import Settings
 from pneumoscope.training.train import resolve
 
@@ -141,8 +141,7 @@ def cross_validate(
     division = divide(settings, design)
     with lock_folder(folder):
         if not resume:
-            refuse_unfinished(folder, "report.html", overwrite)
-            claim_folder(folder, FILES, overwrite)
+            claim_run(folder, FILES, overwrite)
             write_settings(folder / "config.yaml", settings)
             write_mapping(folder / DESIGN, design)
         with log_to(folder / "log.txt"), _share_cache(cache, folder) as shared:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -46,8 +46,7 @@ def open_run(folder: Path, setup: Setup, resume: bool, overwrite: bool) -> None:
     """
     table = folder / "samples.csv"
     if not resume:
-        refuse_unfinished(folder, "report.html", overwrite)
-        claim_folder(folder, RUN_FILES, overwrite)
+        claim_run(folder, RUN_FILES, overwrite)
         write_settings(folder / "config.yaml", setup.settings)
     elif table.exists() and table.read_bytes() != format_samples(setup.samples, folder).encode():
         raise DataError(
@@ -67,18 +66,19 @@ def open_run(folder: Path, setup: Setup, resume: bool, overwrite: bool) -> None:
     (folder / CHECKPOINTS).mkdir(exist_ok=True)
 
 
-def refuse_unfinished(folder: Path, last: str, overwrite: bool) -> None:
-    """Refuse to overwrite an unfinished run that can be resumed; `last` is the file that a run writes last.
+def claim_run(folder: Path, names: Sequence[str], overwrite: bool) -> None:
+    """Claim a folder for a run or a cross-validation, as `claim_folder`.
 
     Raises:
-        UsageError: the folder holds an unfinished run.
+        UsageError: it is not empty; the message says so if it holds an unfinished run, which can be resumed.
     """
     begun = (folder / "config.yaml").is_file() and (folder / "log.txt").is_file()
-    if begun and not (folder / last).exists() and not overwrite:
+    if begun and not (folder / "report.html").exists() and not overwrite:
         raise UsageError(
             f"{folder}: holds an unfinished run. Pass `resume=True` to continue it, `overwrite=True` to start over, or "
             "choose another path."
         )
+    claim_folder(folder, names, overwrite)
 
 
 def write_settings(path: Path, settings: Settings) -> None:
