@@ -560,7 +560,7 @@ def test_without_torch_nothing_is_begun_that_needs_it(
 
     for name in ("torch", "timm", "pneumoscope.models.onnx_graphs", "pneumoscope.models.classifier"):
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(ImportError):
+    with pytest.raises(MissingExtraError, match="quick=True"):
         audit(images, tmp_path / "audit")
     with pytest.raises(MissingExtraError, match=r"pneumoscope\[train\]"):
         export(tmp_path / "export", run.model, "onnx")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,9 +18,12 @@ from decoder_work import work
 from services import draw, run_thread, wait_until
 
 from pneumoscope.errors import UsageError
+from pneumoscope.images.prepare import InputSpec
+from pneumoscope.images.read import ImageBytes
 from pneumoscope.server import predictions
 from pneumoscope.server.inference import decoding
 from pneumoscope.server.inference.decoding import Decoders
+from pneumoscope.server.problems import RequestError
 from pneumoscope.server.settings import Limits, Settings
 
 Send = Callable[[str], Future[httpx.Response]]
@@ -104,6 +108,30 @@ def test_a_service_that_is_stopped_does_not_wait_for_slow_images(
         assert not slow.done()
     assert slow.exception() is not None or slow.result().status_code >= 500
     wait_until(lambda: {thread.name for thread in threading.enumerate() if "decode" in thread.name} <= before)
+
+
+def test_a_process_that_starts_while_the_service_stops_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, closing = threading.Event(), threading.Event()
+    pipe = decoding._CONTEXT.Pipe
+
+    def wait_and_open() -> object:
+        begun.set()
+        closing.wait(60)
+        return pipe()
+
+    monkeypatch.setattr(decoding._CONTEXT, "Pipe", wait_and_open)
+    decoders = Decoders(InputSpec(), replace(Limits(), decoding=600.0), 2, work)
+    image = ImageBytes(draw(1), "slow-500.png")
+    with ThreadPoolExecutor(2) as pool:
+        answer = pool.submit(asyncio.run, decoders.decode(image))
+        assert begun.wait(60)
+        closed = pool.submit(decoders.close)
+        time.sleep(1)  # `close` has found no process
+        closing.set()
+        closed.result(60)
+        with pytest.raises(RequestError, match="stopping"):
+            answer.result(60)
+    assert count_decoders() == 0
 
 
 def test_processes_that_decode_end_with_the_service(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

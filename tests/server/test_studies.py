@@ -251,6 +251,11 @@ def test_earlier_images_without_a_picture_are_counted(service: Process, open_pag
     playwright.expect(page.locator("#strip")).to_be_hidden()  # the image keeps its place
 
 
+TURN_TWICE = """(canvas, deltaY) => {
+  for (const _ of [1, 2]) canvas.dispatchEvent(new WheelEvent("wheel", { deltaY, bubbles: true, cancelable: true }));
+}"""
+
+
 def test_the_wheel_goes_through_the_images_of_a_study_if_the_reader_wants_it(service: Process, open_page: Any) -> None:
     page = open_page(f"{service.url}/")
     add(page, *MIXED)
@@ -264,6 +269,10 @@ def test_the_wheel_goes_through_the_images_of_a_study_if_the_reader_wants_it(ser
     playwright.expect(chosen).to_have_text("one-ll.dcm")
     page.mouse.wheel(0, -100)
     playwright.expect(chosen).to_have_text("one-pa.dcm")
+    expect_beside(page, "one-ll.dcm")
+    for way, name in ((100, "one-old.dcm"), (-100, "one-pa.dcm")):  # past an image that is still being loaded
+        page.locator("#image").evaluate(TURN_TWICE, way)
+        playwright.expect(chosen).to_have_text(name)
     expect_beside(page, "one-ll.dcm")
     page.locator("#image-2").hover(force=True)
     page.mouse.wheel(0, 100)

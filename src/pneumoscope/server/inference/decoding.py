@@ -119,7 +119,7 @@ class Decoders:
         """End all processes, whatever they do."""
         self._closed = True
         for each in self._decoders:
-            each.kill()
+            each.close()
         self._threads.shutdown(cancel_futures=True)
 
     def _decode_here(self, image: ImageBytes, picture: bool) -> Decoded:
@@ -136,6 +136,8 @@ class Decoders:
             found = decoder.receive()
         except _NotStartedError:
             decoder.kill()
+            if self._closed:
+                raise RequestError(503, "The service is stopping.") from None
             raise RequestError(503, "No process that decodes images could be started.", {"retry-after": "5"}) from None
         except (EOFError, OSError):
             decoder.kill()
@@ -184,6 +186,7 @@ class _Decoder:
         self._shared = _CONTEXT.RawArray("f", 3 * spec.size**2)  # the input: through the pipe it takes longer
         self._process: multiprocessing.process.BaseProcess | None = None
         self._connection: Connection | None = None
+        self._closed = False
 
     def start(self) -> None:
         if self._process is not None and self._process.is_alive():
@@ -192,12 +195,13 @@ class _Decoder:
         try:
             connection, other = _CONTEXT.Pipe()
             self._connection = connection
-            self._process = _CONTEXT.Process(
+            process = _CONTEXT.Process(
                 target=_run, args=(other, self._shared, self._spec, self._work), name="decoder", daemon=True
             )
-            self._process.start()
+            process.start()
+            self._process = process
             other.close()
-            if not connection.poll(_STARTING):
+            if self._closed or not connection.poll(_STARTING):
                 raise EOFError
             connection.recv()
         except (EOFError, OSError):
@@ -222,13 +226,18 @@ class _Decoder:
             raise EOFError
         return self._connection
 
+    def close(self) -> None:
+        self._closed = True  # before `kill`: a process that is started meanwhile is ended by `start`
+        self.kill()
+
     def kill(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.join(5)
-        if self._connection is not None:
-            self._connection.close()
+        process, connection = self._process, self._connection  # `close` is called by another thread
         self._process = self._connection = None
+        if process is not None:
+            process.kill()
+            process.join(5)
+        if connection is not None:
+            connection.close()
 
 
 def _view(shared: Any, spec: InputSpec) -> NDArray[np.float32]:

@@ -45,9 +45,10 @@ export class Gestures {
   }
 
   wheel(event) {
-    if (!this.viewer.picture) return;
+    const turning = this.tools.wheel === "images" && !event.ctrlKey; // also past an image that is still being loaded
+    if (!turning && !this.viewer.picture) return;
     event.preventDefault();
-    if (this.tools.wheel === "images" && !event.ctrlKey) return this.turn(event.deltaY * (event.deltaMode ? 40 : 1));
+    if (turning) return this.turn(event.deltaY * (event.deltaMode ? 40 : 1));
     this.viewer.zoom(Math.exp(-event.deltaY * (event.deltaMode ? 0.05 : 0.0016)), this.place(event));
   }
 

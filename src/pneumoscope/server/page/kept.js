@@ -165,7 +165,9 @@ async function store(image) {
   change.objectStore("images").put(record);
   await end(change);
   session.bytes += size - (image.bytesKept ?? 0);
-  Object.assign(image, { kept: names, bytesKept: size });
+  image.bytesKept = size;
+  const now = split(image).blobs; // an answer may have come meanwhile: its pictures are still to be stored
+  if (Object.keys({ ...blobs, ...now }).every((part) => now[part] === blobs[part])) image.kept = names;
 }
 const partsOf = ({ key }) => IDBKeyRange.bound([session.id, key], [session.id, key, []]);
 
