@@ -16,8 +16,9 @@ from chest_data import CHILD_VAL, assign, read_adults, split_adults, split_child
 from protocol import make_parser, print_table
 
 from pneumoscope.datasets.samples import Sample, cluster_by_patient
+from pneumoscope.evaluation.intervals.all_metrics import find_auroc_interval
 from pneumoscope.evaluation.intervals.delong import auroc_covariance
-from pneumoscope.evaluation.intervals.proportions import logit_interval, rate_interval
+from pneumoscope.evaluation.intervals.proportions import rate_interval
 from pneumoscope.inference.prediction import Prediction
 from pneumoscope.inference.predictor import load
 
@@ -120,10 +121,10 @@ def describe(group: Sequence[Prediction]) -> list[str]:
 
 
 def rank(positive: np.ndarray, scores: np.ndarray, clusters: np.ndarray) -> str:
-    """An AUROC with its interval by patient."""
-    values, covariance = auroc_covariance(positive, scores[None], clusters)
-    low, high = logit_interval(float(values[0]), float(np.sqrt(covariance[0, 0])), 0.95)
-    return f"{values[0]:.3f} ({low:.3f} to {high:.3f})"
+    """An AUROC with its interval by patient, as `evaluate` finds it."""
+    auroc = float(auroc_covariance(positive, scores[None], clusters)[0][0])
+    (low, high), _ = find_auroc_interval(positive.astype(int), scores, auroc, clusters)
+    return f"{auroc:.3f} ({low:.3f} to {high:.3f})"
 
 
 if __name__ == "__main__":

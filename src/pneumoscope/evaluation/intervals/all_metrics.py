@@ -136,7 +136,7 @@ def measure_some(
     if p.ndim == 1:
         intervals = _find_rate_intervals(y == 1, predicted == 1, clusters)
         if "auroc" in names:
-            intervals["auroc"] = _find_auroc_interval(y, p, values["auroc"], clusters)
+            intervals["auroc"] = find_auroc_interval(y, p, values["auroc"], clusters)
     else:
         intervals = _find_macro_intervals(y, p, values, threshold, clusters)
         intervals["accuracy"] = _find_accuracy_interval(predicted == y, clusters)
@@ -252,8 +252,15 @@ def _measure_classes(y: Ints, predicted: Ints, classes: Sequence[str], clusters:
     return found
 
 
-def _find_auroc_interval(y: Ints, p: Floats, auroc: float, clusters: Ints) -> Found:
-    """Find the interval of AUROC, for two classes."""
+def find_auroc_interval(y: Ints, p: Floats, auroc: float, clusters: Ints) -> Found:
+    """Find the interval of AUROC, for two classes, and name its method.
+
+    Args:
+        y: labels (N,), 0 or 1.
+        p: probabilities (N,) of label 1.
+        auroc: their AUROC.
+        clusters: patients (N,), numbered from 0.
+    """
     truth = y == 1
     if auroc in (0.0, 1.0):
         pairs = min(len(np.unique(clusters[side])) for side in (truth, ~truth))
@@ -276,7 +283,7 @@ def _find_ranking_intervals(
     patients = int(clusters.max()) + 1
     errors = jackknife_errors(y, p, clusters, threshold=threshold)
     auroc, matthews = values["auroc"], values["mcc"]
-    (low, _), method = found = _find_auroc_interval(y, p, auroc, clusters)
+    (low, _), method = found = find_auroc_interval(y, p, auroc, clusters)
     intervals: dict[str, Found] = {"auroc": found}
     if auroc in (0.0, 1.0):
         # False over true positives, where errors are spread evenly.
