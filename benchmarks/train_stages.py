@@ -9,7 +9,7 @@ versions take turns, each run is a process with an empty cache, and the table ha
 from __future__ import annotations
 
 import argparse
-import importlib
+import importlib.util
 import json
 import os
 import statistics
@@ -19,7 +19,9 @@ import tempfile
 import time
 from collections.abc import Callable
 from functools import wraps
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 STAGES = {
@@ -89,12 +91,9 @@ def run(data: str, epochs: int, source: str) -> dict[str, list[float]]:
 def run_child(data: str, epochs: int, times: Path) -> None:
     """Train as the command does, with a clock at each stage."""
     stages: dict[str, list[float]] = {}
-    importlib.import_module("pneumoscope.training.train")
-    for function in [*STAGES, *NESTED]:
-        watch(function, stages)
+    sys.meta_path.insert(0, Watcher(stages))
     from pneumoscope.cli.main import main as run_command
 
-    stages["began"] = [time.time(), time.process_time()]
     with tempfile.TemporaryDirectory() as folder:
         sys.argv = ["pneumoscope", "train", data, "--recipe", "baseline", "--out", f"{folder}/run", "--no-cache"]
         sys.argv += ["--epochs", str(epochs), "--patience", str(epochs)]
@@ -105,6 +104,32 @@ def run_child(data: str, epochs: int, times: Path) -> None:
                 raise
         stages["returned"] = [time.time(), time.process_time()]
     times.write_text(json.dumps(stages))
+
+
+class Watcher:
+    """Watches the functions of all stages as soon as the command has imported the training."""
+
+    def __init__(self, stages: dict[str, list[float]]) -> None:
+        self.stages = stages
+
+    def find_spec(self, name: str, *_: Any) -> ModuleSpec | None:
+        """Find the training with a loader that watches it, once."""
+        if name != "pneumoscope.training.train":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        assert spec is not None
+        assert spec.loader is not None
+        load = spec.loader.exec_module
+
+        def load_and_watch(module: ModuleType) -> None:
+            load(module)
+            self.stages["began"] = [time.time(), time.process_time()]
+            for function in [*STAGES, *NESTED]:
+                watch(function, self.stages)
+
+        spec.loader.exec_module = load_and_watch  # type: ignore[method-assign]
+        return spec
 
 
 def watch(function: str, stages: dict[str, list[float]]) -> None:

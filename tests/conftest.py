@@ -68,7 +68,7 @@ def compiled_once() -> Iterator[None]:
         return compile_graph(graph, size, dict(options))
 
     def compile_(graph: bytes | Path, size: int, options: Mapping[str, object], name: str) -> Any:
-        if isinstance(graph, Path) or name:
+        if isinstance(graph, Path):
             return compile_graph(graph, size, options, name)
         return compile_once(graph, size, tuple(options.items()))
 

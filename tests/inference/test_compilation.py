@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pneumoscope.inference import compilation
+from pneumoscope.inference import compilation, engines
 from pneumoscope.inference.predictor import Predictor, load
 from pneumoscope.inference.runtimes import import_openvino
+from pneumoscope.models.backbones import find_backbone, load_backbone
 from pneumoscope.models.model_folder import load_arrays, load_model, save_changed
 from pneumoscope.training.train import Run
 
@@ -57,6 +58,21 @@ def test_a_kept_network_gives_the_same_answers_to_the_last_bit(
     ours, other = (each.engine.run(inputs, maps=True) for each in (first, second))
     for name in ("features", "intermediate", "maps"):
         np.testing.assert_array_equal(getattr(ours, name), getattr(other, name))
+
+
+def test_a_packaged_backbone_is_compiled_for_the_first_training_only(
+    networks: Path, compiled: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "compile_graph", compilation.compile_graph)  # not as all other tests share it
+    spec = find_backbone("efficientnet_lite0")
+    inputs = np.random.default_rng(1).normal(size=(3, 3, spec.input.size, spec.input.size)).astype(np.float32)
+    first, second = (engines.build_engine(load_backbone(spec), spec.input.size, "cpu") for _ in range(2))
+    assert (len(compiled), len([*networks.iterdir()])) == (1, 1)
+    np.testing.assert_array_equal(first.run(inputs).features, second.run(inputs).features)
+
+    other = engines.build_engine(load_backbone(find_backbone("chest_lite0")), spec.input.size, "cpu")  # other weights
+    assert len(compiled) == 2
+    assert not np.array_equal(other.run(inputs).features, first.run(inputs).features)
 
 
 def flip(file: Path) -> None:

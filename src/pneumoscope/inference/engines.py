@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import shutil
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -284,7 +285,8 @@ def build_engine(backbone: Backbone, size: int, device: str = "auto", graph: byt
         return TorchEngine(backbone, size, device)
     state = backbone.state_dict()
     name = f"{fingerprint_state(state)} {backbone.architecture}"
-    engine = OpenVinoEngine(graph, name, size) if _suits_openvino(state) else OnnxEngine(graph, name)
+    kept = f"{hashlib.sha256(graph).hexdigest()} {name}" if stored else ""
+    engine = OpenVinoEngine(graph, name, size, kept=kept) if _suits_openvino(state) else OnnxEngine(graph, name)
     if stored:  # the package's tests compare its graphs with their networks
         return engine
     probe = np.linspace(-2, 2, 3 * size * size, dtype=np.float32).reshape(1, 3, size, size)
