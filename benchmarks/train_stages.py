@@ -102,7 +102,7 @@ def run_child(data: str, epochs: int, times: Path) -> None:
         except SystemExit as end:
             if end.code:
                 raise
-        stages["returned"] = [time.time(), time.process_time()]
+    stages["returned"] = [time.time(), time.process_time()]
     times.write_text(json.dumps(stages))
 
 
@@ -113,7 +113,7 @@ class Watcher:
         self.stages = stages
 
     def find_spec(self, name: str, *_: Any) -> ModuleSpec | None:
-        """Find the training with a loader that watches it, once."""
+        """Return the training module's spec, whose loader adds the clocks."""
         if name != "pneumoscope.training.train":
             return None
         sys.meta_path.remove(self)

@@ -122,6 +122,7 @@ def describe(group: Sequence[Prediction]) -> list[str]:
 
 def rank(positive: np.ndarray, scores: np.ndarray, clusters: np.ndarray) -> str:
     """An AUROC with its interval by patient, as `evaluate` finds it."""
+    clusters = np.unique(clusters, return_inverse=True)[1]
     auroc = float(auroc_covariance(positive, scores[None], clusters)[0][0])
     (low, high), _ = find_auroc_interval(positive.astype(int), scores, auroc, clusters)
     return f"{auroc:.3f} ({low:.3f} to {high:.3f})"

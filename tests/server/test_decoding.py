@@ -10,9 +10,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 from decoder_work import work
 from services import draw, run_thread, wait_until
@@ -20,9 +22,10 @@ from services import draw, run_thread, wait_until
 from pneumoscope.errors import UsageError
 from pneumoscope.images.prepare import InputSpec
 from pneumoscope.images.read import ImageBytes
+from pneumoscope.inference.features import Array, Extract
 from pneumoscope.server import predictions
 from pneumoscope.server.inference import decoding
-from pneumoscope.server.inference.decoding import Decoders
+from pneumoscope.server.inference.decoding import Decoders, read
 from pneumoscope.server.problems import RequestError
 from pneumoscope.server.settings import Limits, Settings
 
@@ -132,6 +135,47 @@ def test_a_process_that_starts_while_the_service_stops_is_ended(monkeypatch: pyt
         with pytest.raises(RequestError, match="stopping"):
             answer.result(60)
     assert count_decoders() == 0
+
+
+def test_a_process_that_started_too_slowly_gives_no_image_the_answer_of_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    spec = InputSpec()
+    decoders = Decoders(spec, replace(Limits(), decoding=60.0), 2, work)
+    monkeypatch.setattr(decoding, "_STARTING", 0.0)
+    decoders.open()
+    monkeypatch.setattr(decoding, "_STARTING", 60.0)
+    time.sleep(5)  # by then it would be ready
+    images = [ImageBytes(draw(seed), f"{seed}.png") for seed in range(5)]
+    found = [asyncio.run(decoders.decode(image)).extract for image in images]
+    decoders.close()
+    for image, extract in zip(images, found, strict=True):
+        assert np.array_equal(to_inputs(extract), to_inputs(read(image, False, spec).extract))
+
+
+def to_inputs(extract: Extract) -> Array:
+    assert extract.error is None
+    assert extract.inputs is not None
+    return extract.inputs
+
+
+@pytest.mark.parametrize("part", ["poll", "recv"])
+def test_a_process_whose_answer_was_not_read_is_not_asked_again(monkeypatch: pytest.MonkeyPatch, part: str) -> None:
+    spec = InputSpec()
+    decoders = Decoders(spec, replace(Limits(), decoding=60.0), 1, work)
+    decoders.open()
+    images = [ImageBytes(draw(seed), f"{seed}.png") for seed in range(2)]
+
+    def fail(*_: object) -> object:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Connection, part, fail)
+        with pytest.raises(MemoryError):
+            asyncio.run(decoders.decode(images[0]))
+    extract = asyncio.run(decoders.decode(images[1])).extract
+    decoders.close()
+    assert np.array_equal(to_inputs(extract), to_inputs(read(images[1], False, spec).extract))
 
 
 def test_processes_that_decode_end_with_the_service(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,9 +82,14 @@ def read_kept(page: Any) -> list[dict[str, Any]]:
     return found
 
 
-SLOW_DISK = """() => Object.defineProperty(IDBTransaction.prototype, "oncomplete", {
-  set(job) { this.addEventListener("complete", () => setTimeout(job, 2000)); },
-})"""
+HOLD = """() => {
+  window.held = [];
+  Object.defineProperty(IDBTransaction.prototype, "oncomplete", {
+    configurable: true,
+    set(job) { this.addEventListener("complete", () => window.held ? window.held.push(job) : job()); },
+  });
+}"""
+LET_GO = "() => { const jobs = window.held; window.held = null; jobs.forEach((job) => job()); }"
 
 
 def test_the_worklist_survives_a_visit_to_another_page_and_a_reload(service: Process, open_page: Any) -> None:
@@ -135,12 +140,37 @@ def test_images_that_wait_are_sent_after_a_reload(service: Process, open_page: A
 def test_an_answer_that_comes_while_its_file_is_being_stored_is_stored_too(service: Process, open_page: Any) -> None:
     page = open_page(f"{service.url}/")
     playwright.expect(page.locator("#model")).to_contain_text("Model")
-    page.evaluate(SLOW_DISK)
-    upload(page, files_of(range(77, 78)))
-    page.wait_for_timeout(7_000)  # both are stored, and the pictures of images that are not shown leave memory
+    page.evaluate(HOLD)  # the disk is slow
+    upload(page, files_of(range(77, 79)))
+    page.evaluate(LET_GO)
+    wait_until_kept(page, 2)
+    page.wait_for_timeout(4_000)  # the picture of an image that is not shown leaves memory
+    for again in (False, True):
+        if again:
+            page.reload()
+        for name in ("image-078.png", "image-077.png"):
+            page.locator("#worklist").get_by_role("button", name=name).click()
+            playwright.expect(page.locator("#screen .top-left")).to_contain_text(name)
+
+
+def test_images_added_after_clearing_are_stored_though_others_were_being_stored(
+    service: Process, open_page: Any
+) -> None:
+    page = open_page(f"{service.url}/")
+    playwright.expect(page.locator("#model")).to_contain_text("Model")
+    page.evaluate(HOLD)
+    upload(page, files_of(range(80, 82)))
+    page.get_by_role("button", name="Clear").click()
+    page.get_by_role("button", name="Clear the list").click()
+    upload(page, files_of(range(82, 84)))
+    page.evaluate(LET_GO)
+    wait_until_kept(page, 2)
+    page.wait_for_timeout(4_000)
     page.reload()
-    playwright.expect(page.locator("#screen .top-left")).to_contain_text("image-077.png")
-    playwright.expect(page.locator("#nothing")).to_be_hidden()
+    playwright.expect(page.locator("#progress")).to_have_text("2 of 2 predicted.")
+    for name in ("image-083.png", "image-082.png"):
+        page.locator("#worklist").get_by_role("button", name=name).click()
+        playwright.expect(page.locator("#screen .top-left")).to_contain_text(name)
 
 
 def test_an_image_whose_review_is_being_saved_does_not_come_back_after_clearing(

@@ -96,7 +96,8 @@ class Decoders:
             try:
                 decoder.start()
             except _NotStartedError:
-                logger.error("No process that decodes could be started; the service tries again with each image")
+                if not self._closed:
+                    logger.error("No process that decodes could be started; the service tries again with each image")
             finally:
                 self._idle.put(decoder)
 
@@ -135,7 +136,6 @@ class Decoders:
                 self._wait_longer(decoder, image)
             found = decoder.receive()
         except _NotStartedError:
-            decoder.kill()
             if self._closed:
                 raise RequestError(503, "The service is stopping.") from None
             raise RequestError(503, "No process that decodes images could be started.", {"retry-after": "5"}) from None
@@ -145,6 +145,9 @@ class Decoders:
                 raise RequestError(503, "The service is stopping.") from None
             logger.warning("A process that decoded an image has ended; another one is started")
             raise _refuse(image, "its decoding process ended: the file is damaged, or needs too much memory") from None
+        except BaseException:
+            decoder.kill()  # its answer may still come, and the next image must not get it
+            raise
         finally:
             self._idle.put(decoder)
         return _complete(found, image)
@@ -186,10 +189,13 @@ class _Decoder:
         self._shared = _CONTEXT.RawArray("f", 3 * spec.size**2)  # the input: through the pipe it takes longer
         self._process: multiprocessing.process.BaseProcess | None = None
         self._connection: Connection | None = None
+        self._asked = 0  # the number of the image that is being decoded
+        self._lock = threading.Lock()
         self._closed = False
 
     def start(self) -> None:
-        if self._process is not None and self._process.is_alive():
+        process = self._process
+        if process is not None and process.is_alive():
             return
         self.kill()
         try:
@@ -205,17 +211,22 @@ class _Decoder:
                 raise EOFError
             connection.recv()
         except (EOFError, OSError):
+            self.kill()  # a process that starts too slowly would be ready at another time
             raise _NotStartedError from None
 
     def send(self, image: ImageBytes, picture: bool) -> None:
         self.start()
-        self._pipe.send((image, picture))
+        self._asked += 1
+        self._pipe.send((self._asked, image, picture))
 
     def wait(self, seconds: float) -> bool:
         return self._pipe.poll(max(0, seconds))
 
     def receive(self) -> Decoded | _Failure:
-        found: Decoded | _Failure = self._pipe.recv()
+        found: Decoded | _Failure
+        number, found = self._pipe.recv()
+        if number != self._asked:  # of another image
+            raise EOFError
         if isinstance(found, Decoded) and found.extract.error is None:
             found.extract.inputs = _view(self._shared, self._spec).copy()
         return found
@@ -231,8 +242,9 @@ class _Decoder:
         self.kill()
 
     def kill(self) -> None:
-        process, connection = self._process, self._connection  # `close` is called by another thread
-        self._process = self._connection = None
+        with self._lock:  # `close` is called by another thread
+            process, connection = self._process, self._connection
+            self._process = self._connection = None
         if process is not None:
             process.kill()
             process.join(5)
@@ -249,14 +261,14 @@ def _run(connection: Connection, shared: Any, spec: InputSpec, work: Read) -> No
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all; the service decides
     _limit_memory()
     with suppress(EOFError, OSError):
-        connection.send("ready")
+        connection.send((0, None))  # ready
         while True:
-            image, picture = connection.recv()
+            number, image, picture = connection.recv()
             found = _try(work, image, picture, spec)
             if isinstance(found, Decoded) and found.extract.inputs is not None:
                 _view(shared, spec)[:] = found.extract.inputs
                 found.extract.inputs = None
-            connection.send(found)
+            connection.send((number, found))
 
 
 def _try(work: Read, image: ImageBytes, picture: bool, spec: InputSpec) -> Decoded | _Failure:

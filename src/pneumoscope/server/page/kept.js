@@ -153,7 +153,7 @@ async function store(image) {
   for (const [part, blob] of Object.entries(blobs)) {
     if (part === "file" && blob.size > FILE_BOUND) continue;
     size += blob.size;
-    if (session.bytes + size > BOUND) { kept.full = true; return storeText(image, plain); }
+    if (session.bytes - (image.bytesKept ?? 0) + size > BOUND) { kept.full = true; return storeText(image, plain); }
     parts.push({ session: session.id, key: image.key, part, name: blob.name, type: blob.type, ...await encrypt(await blob.arrayBuffer()) });
   }
   if (!parts.length) return storeText(image, plain);
@@ -166,8 +166,9 @@ async function store(image) {
   await end(change);
   session.bytes += size - (image.bytesKept ?? 0);
   image.bytesKept = size;
-  const now = split(image).blobs; // an answer may have come meanwhile: its pictures are still to be stored
+  const now = split(image).blobs;
   if (Object.keys({ ...blobs, ...now }).every((part) => now[part] === blobs[part])) image.kept = names;
+  else keep(image); // an answer has arrived meanwhile; its pictures must still be stored
 }
 const partsOf = ({ key }) => IDBKeyRange.bound([session.id, key], [session.id, key, []]);
 
@@ -177,21 +178,29 @@ async function storeText(image, plain) {
   if (!plain.kept) change.objectStore("blobs").delete(partsOf(image));
   change.objectStore("images").put(record);
   await end(change);
+  if (plain.kept) return;
+  session.bytes -= image.bytesKept ?? 0;
+  image.bytesKept = 0;
 }
 
-const dirty = new Set();
+let dirty = new Set();
 let busy = null;
+let stored = () => {};
+export function whenStored(job) { stored = job; } // called with each image whose pictures have been stored
 export function keep(image) { // soon; one after the other, so that memory stays bounded
   if (!kept.on || image.case !== undefined || !state.images.includes(image)) return; // what is answered after "Clear" stays away, and teaching
   dirty.add(image);
-  busy ??= (async () => {
-    await clearing;
-    for (const next of dirty) {
-      dirty.delete(next);
-      await store(next).catch(() => { kept.full = true; }); // the disk is full, or the image's file is gone
-    }
-    busy = null;
-  })();
+  busy ??= storeAll(dirty);
+}
+
+async function storeAll(images) { // until the list is cleared, after which other images wait in a set of their own
+  await clearing?.catch(() => { kept.full = true; });
+  for (const next of images) {
+    images.delete(next);
+    await store(next).catch(() => { kept.full = true; }); // the disk is full, or the image's file is gone
+    if (isKept(next)) stored(next);
+  }
+  if (images === dirty) busy = null;
 }
 
 export const isKept = (image) => !dirty.has(image) && Boolean(image.kept?.length);
@@ -210,6 +219,7 @@ export async function recall(image) { // its pictures and file
 let clearing = null;
 export function clearKept() {
   dirty.clear();
+  dirty = new Set();
   forgetSmall();
   kept.full = false;
   if (!session) return Promise.resolve();

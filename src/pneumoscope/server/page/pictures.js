@@ -1,7 +1,7 @@
 // The pictures of images: those of the latest stay in memory, the others are read again from what the browser keeps, from
 // the service, or from a file that is chosen again.
 
-import { isKept, keep, recall } from "./kept.js";
+import { isKept, keep, recall, whenStored } from "./kept.js";
 import { call, predict, Refused, toBlob } from "./service.js";
 import { state } from "./state.js";
 
@@ -25,10 +25,10 @@ export function release(image) {
   image.source = null;
 }
 
-export function releaseSoon(image) { // once it is kept
+whenStored((image) => {
   if (image === state.current) return use(image);
   setTimeout(() => { if (!latest.has(image)) release(image); }, 3000);
-}
+});
 
 const awaited = new WeakMap(); // what is to be done when the pictures of an image are there
 
@@ -47,6 +47,7 @@ export function recallPictures(image, done) {
   awaited.set(image, [done]);
   (image.kept?.length ? recall(image) : fetchKept(image)).catch(() => {}).then(() => {
     image.recalled = !image.picture; // without success not again: the page says so
+    if (image.picture) use(image);
     const waiting = awaited.get(image);
     awaited.delete(image);
     for (const each of waiting) each(image);

@@ -7,7 +7,6 @@ import { clearImage, select } from "./image.js";
 import { clearKept, isKept, keep, kept, recall, recallDraft, recallView, restore } from "./kept.js";
 import "./keys.js";
 import { lose, outage, recover } from "./outage.js";
-import { releaseSoon } from "./pictures.js";
 import { isOtherModality, translate } from "./prediction.js";
 import { takeMode } from "./mode.js";
 import { recognise } from "./reading.js";
@@ -120,11 +119,12 @@ function openFirst() { // reading starts at the top of the list, unless the read
 }
 
 async function send(image) {
+  let file = null;
   try {
     if (!image.file) await recall(image);
+    file = image.file;
     const options = { invert: image.invert, any: image.any, heatmap: state.model.heatmaps && state.mode !== "blind", store: !image.simulated, blind: state.mode === "blind" };
-    const { file } = image;
-    const { picture, heatmap, reviews, image_reviews, ...prediction } = await predict(image.file, options);
+    const { picture, heatmap, reviews, image_reviews, ...prediction } = await predict(file, options);
     Object.assign(image, prediction, { name: image.name, state: "done", file: null, kept: null, reviews: takeReviews({ reviews, image_reviews }) });
     Object.assign(image, { picture: toBlob(picture), heatmap: heatmap && { ...heatmap, png: toBlob(heatmap.png) } });
     if (image.withheld) {
@@ -132,10 +132,9 @@ async function send(image) {
       await recognise(image);
       if (state.mode === "assist") announce("mode"); // it was changed meanwhile
     }
-    releaseSoon(image);
   } catch (problem) {
     if (problem instanceof Lost) {
-      image.state = "waiting";
+      Object.assign(image, { state: "waiting", file: file ?? image.file });
       lose(work);
     } else fail(image, problem.message);
   }
