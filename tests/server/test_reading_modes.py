@@ -208,6 +208,27 @@ def test_a_lost_answer_to_a_commit_neither_loses_nor_doubles_the_reading(setting
         assert [(each["label"], each["with_ai"]) for each in readings_of(url)] == [("PNEUMONIA", False)]
 
 
+def test_a_service_that_is_lost_before_an_image_is_recognised_gets_its_file_again(
+    settings: Settings, open_page: Any
+) -> None:
+    with run_thread(settings) as url:
+        page = open_page(f"{url}/", quiet=False)
+        page.add_init_script("delete window.indexedDB; Object.defineProperty(window, 'indexedDB', { value: null });")
+        page.reload()
+        playwright.expect(page.locator("#model")).to_contain_text("Model")
+        choose_mode(page, "Blind")
+        lost: list[str] = []
+
+        def lose_once(route: Any) -> None:
+            lost.append(route.request.url)
+            route.abort() if len(lost) == 1 else route.continue_()
+
+        page.route("**/v1/readings?*", lose_once)
+        upload(page, range(2))
+        assert len(lost) > 1
+        playwright.expect(page.locator("#progress")).to_have_text("2 of 2 ready.")
+
+
 def test_what_is_typed_while_a_reading_is_being_saved_is_kept(settings: Settings, open_page: Any) -> None:
     with run_thread(settings) as url:
         page = open_page(f"{url}/")
