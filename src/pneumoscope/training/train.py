@@ -303,8 +303,7 @@ def evaluate(
     """Evaluate the stored model on the test split; write metrics, predictions, report and model card.
 
     The metrics of the validation split stand beside those of the test. Without a test, they stand alone, and everything
-    that is written says so. `engine` is that of
-    an unchanged backbone; if None, the stored model's is loaded.
+    that is written says so. `engine` is that of an unchanged backbone; if None, the stored model's is loaded.
     """
     split = "test" if setup.test else "val"
     notes = remarks.notes if setup.test else (*remarks.notes, _NOT_TESTED)
