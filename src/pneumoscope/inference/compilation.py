@@ -1,7 +1,7 @@
 """Networks compiled by OpenVINO, cached on disk.
 
-With an empty cache, `predict` of one image takes about a quarter of a second longer on a quiet machine. Trainings with a
-packaged backbone use the cache, too.
+With an empty cache, `predict` of one image takes about a quarter of a second longer on a quiet machine. Trainings with
+a packaged backbone use the cache, too.
 """
 
 from __future__ import annotations
