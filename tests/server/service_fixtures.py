@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from httpx._config import DEFAULT_TIMEOUT_CONFIG
 from services import Process, create_database, draw, run_process, wait_until
 
 from pneumoscope.server.settings import Settings
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 PATIENCE = 60_000
 """Milliseconds that a browser waits for what a page should show: a busy machine is slow, and that is no fault."""
+DEFAULT_TIMEOUT_CONFIG.read = PATIENCE / 1000  # of requests that name no limit, which would be 5 seconds
 
 
 @pytest.fixture(scope="module")
