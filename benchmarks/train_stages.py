@@ -128,7 +128,7 @@ class Watcher:
             for function in [*STAGES, *NESTED]:
                 watch(function, self.stages)
 
-        spec.loader.exec_module = load_and_watch  # type: ignore[method-assign]
+        vars(spec.loader)["exec_module"] = load_and_watch
         return spec
 
 

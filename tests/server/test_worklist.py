@@ -137,6 +137,12 @@ def test_images_that_wait_are_sent_after_a_reload(service: Process, open_page: A
     playwright.expect(page.locator("#progress")).to_have_text("9 of 9 predicted.", timeout=30_000)
 
 
+def expect_pictures(page: Any, *names: str) -> None:
+    for name in names:
+        page.locator("#worklist").get_by_role("button", name=name).click()
+        playwright.expect(page.locator("#screen .top-left")).to_contain_text(name)
+
+
 def test_an_answer_that_comes_while_its_file_is_being_stored_is_stored_too(service: Process, open_page: Any) -> None:
     page = open_page(f"{service.url}/")
     playwright.expect(page.locator("#model")).to_contain_text("Model")
@@ -148,9 +154,7 @@ def test_an_answer_that_comes_while_its_file_is_being_stored_is_stored_too(servi
     for again in (False, True):
         if again:
             page.reload()
-        for name in ("image-078.png", "image-077.png"):
-            page.locator("#worklist").get_by_role("button", name=name).click()
-            playwright.expect(page.locator("#screen .top-left")).to_contain_text(name)
+        expect_pictures(page, "image-078.png", "image-077.png")
 
 
 def test_images_added_after_clearing_are_stored_though_others_were_being_stored(
@@ -168,9 +172,7 @@ def test_images_added_after_clearing_are_stored_though_others_were_being_stored(
     page.wait_for_timeout(4_000)
     page.reload()
     playwright.expect(page.locator("#progress")).to_have_text("2 of 2 predicted.")
-    for name in ("image-083.png", "image-082.png"):
-        page.locator("#worklist").get_by_role("button", name=name).click()
-        playwright.expect(page.locator("#screen .top-left")).to_contain_text(name)
+    expect_pictures(page, "image-083.png", "image-082.png")
 
 
 def test_an_image_whose_review_is_being_saved_does_not_come_back_after_clearing(

@@ -146,7 +146,7 @@ class Decoders:
             logger.warning("A process that decoded an image has ended; another one is started")
             raise _refuse(image, "its decoding process ended: the file is damaged, or needs too much memory") from None
         except BaseException:
-            decoder.kill()  # its answer may still come, and the next image must not get it
+            decoder.kill()  # otherwise the next image could get its answer
             raise
         finally:
             self._idle.put(decoder)
@@ -211,7 +211,7 @@ class _Decoder:
                 raise EOFError
             connection.recv()
         except (EOFError, OSError):
-            self.kill()  # a process that starts too slowly would be ready at another time
+            self.kill()  # otherwise its late "ready" would be taken for an answer
             raise _NotStartedError from None
 
     def send(self, image: ImageBytes, picture: bool) -> None:

@@ -46,8 +46,8 @@ export class Gestures {
 
   wheel(event) {
     const turning = this.tools.wheel === "images" && !event.ctrlKey;
-    const among = turning && !document.getElementById("strip").hidden; // then also past an image that is being loaded
-    if (!among && !this.viewer.picture) return;
+    const inStudy = turning && !document.getElementById("strip").hidden; // the wheel works while an image is loading
+    if (!inStudy && !this.viewer.picture) return;
     event.preventDefault();
     if (turning) return this.turn(event.deltaY * (event.deltaMode ? 40 : 1));
     this.viewer.zoom(Math.exp(-event.deltaY * (event.deltaMode ? 0.05 : 0.0016)), this.place(event));
